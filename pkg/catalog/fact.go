@@ -1,0 +1,62 @@
+package catalog
+
+import (
+	"cmp"
+	"fmt"
+)
+
+// Revision orders what one agent reports: the agent's start (unix
+// milliseconds on its clock, also its identity) and a counter within it.
+// Revisions of different starts are ordered by start, but nothing is resumed
+// across starts.
+type Revision struct {
+	Start   uint64 `json:"start"`
+	Counter uint64 `json:"counter"`
+}
+
+// Compare orders revisions.
+func (r Revision) Compare(o Revision) int {
+	return cmp.Or(cmp.Compare(r.Start, o.Start), cmp.Compare(r.Counter, o.Counter))
+}
+
+func (r Revision) String() string { return fmt.Sprintf("%d.%d", r.Start, r.Counter) }
+
+// FactKind says which value a [Fact] carries.
+type FactKind uint8
+
+// The kinds of facts agents send.
+const (
+	FactPlacement    FactKind = iota + 1 // Sighting; key: root
+	FactRestorePoint                     // RestorePoint; key: root, NUL, id
+	FactRegistration                     // Registration; key: id
+	FactLease                            // Lease; key: slate, NUL, role-id
+	FactFinding                          // Finding; key: code, NUL, root, NUL, object
+)
+
+// Fact is one record of an agent's report. Exactly the pointer of its kind is
+// set, or none when Gone says why the fact is withdrawn. A placement is never
+// withdrawn: it becomes a Sighting that says missing (P1).
+type Fact struct {
+	Kind     FactKind
+	Key      string
+	Revision Revision
+	Gone     string
+
+	Sighting     *Sighting
+	RestorePoint *RestorePoint
+	Registration *Registration
+	Lease        *Lease
+	Finding      *Finding
+}
+
+// PlacementKey is the key of a sighting's fact.
+func PlacementKey(root string) string { return root }
+
+// RestorePointKey is the key of a restore point's fact.
+func RestorePointKey(root, id string) string { return root + "\x00" + id }
+
+// LeaseKey is the key of a lease's fact.
+func LeaseKey(slate, role, id string) string { return slate + "\x00" + role + "-" + id }
+
+// FindingKey is the key of a finding's fact.
+func FindingKey(code, root, object string) string { return code + "\x00" + root + "\x00" + object }
