@@ -1,0 +1,149 @@
+// Package state is what the hub knows and what it wants next. It is pure: an
+// event and a time in, a [Ready] out; no I/O, no clock, no goroutine. One
+// goroutine owns a [State]; everybody else reads the immutable view it
+// publishes.
+//
+// Begin with [State.Step].
+package state
+
+import (
+	"time"
+
+	"github.com/quarry-db/quarry/pkg/catalog"
+)
+
+// SessionID names one agent's stream within one life of the hub process. It
+// grows: a later session has a higher id.
+type SessionID uint64
+
+// Event is something that happened: one of the types below.
+type Event interface{ event() }
+
+// Hello opens a session. Everything but Session is what the agent says.
+type Hello struct {
+	Session SessionID
+	Region  string
+	Cluster string
+	Agent   string // identity of the process
+	Version string
+	// Generation orders holders of the same region and cluster; an older one
+	// is refused. Until there are leases it is the agent's start.
+	Generation uint64
+	Start      uint64 // Revision.Start of everything it reports
+	StartedAt  time.Time
+	Bucket     string // where its bucket is, without secrets
+	// BucketID is the incarnation in the bucket's region.json: empty when the
+	// object is not there or cannot be read, then BucketWhy says which.
+	BucketID  string
+	BucketWhy string
+	// Last is the highest revision the agent knows to be acknowledged by a hub.
+	Last catalog.Revision
+}
+
+// Beat says that the agent lives and what it thinks of itself.
+type Beat struct {
+	Session SessionID
+	// BucketID as in Hello: it may change while a session lasts, for the agent
+	// looks again.
+	BucketID  string
+	BucketWhy string
+	// ReadOK is false when the agent cannot read its bucket; Reason says why.
+	ReadOK     bool
+	Reason     string
+	CannotKeep string // what it cannot record for lack of rights; empty: nothing
+	AgentClock time.Time
+	At         catalog.Revision // everything up to here has been sent
+	Digest     [32]byte         // over all facts the agent holds at At; zero: not given
+	Spend      map[string]float64 // requests per hour by class
+	Budget     float64
+}
+
+// Delta brings facts; each is newer than what was sent before.
+type Delta struct {
+	Session SessionID
+	Facts   []catalog.Fact
+	Upto    catalog.Revision
+}
+
+// Snapshot brings all facts of a region, already checked against its count
+// and digest. Empty must be said when it is meant to have none.
+type Snapshot struct {
+	Session SessionID
+	Facts   []catalog.Fact
+	Upto    catalog.Revision
+	Empty   bool
+}
+
+// Quarantined tells of a record that could not be understood. It never ends
+// the session.
+type Quarantined struct {
+	Session SessionID
+	Kind    string
+	Key     string
+	Why     string
+}
+
+// Closed ends a session.
+type Closed struct {
+	Session SessionID
+	Why     string
+}
+
+// Tick lets time pass.
+type Tick struct{}
+
+// AcceptRegion is a person's word that a region that came back different or
+// with much less is right as it is now.
+type AcceptRegion struct{ Region, By string }
+
+// ForgetPlacement removes a missing row at a person's word.
+type ForgetPlacement struct{ Region, Slate, By string }
+
+func (Hello) event()           {}
+func (Beat) event()            {}
+func (Delta) event()           {}
+func (Snapshot) event()        {}
+func (Quarantined) event()     {}
+func (Closed) event()          {}
+func (Tick) event()            {}
+func (AcceptRegion) event()    {}
+func (ForgetPlacement) event() {}
+
+// Send is a message for one session.
+type Send struct {
+	To      SessionID
+	Message Message
+}
+
+// Message is something the hub says to an agent: one of the types below.
+type Message interface{ message() }
+
+// Welcome answers a hello.
+type Welcome struct {
+	// Reporter: this session brings the region's facts. Of several clusters
+	// of one region one reports, the others stand by until told.
+	Reporter bool
+	// Resume: deltas from here on are enough. Zero: a snapshot is wanted.
+	Resume catalog.Revision
+	// BucketID is the incarnation of the region's bucket that the hub knows,
+	// empty when it knows none: only then may the agent write region.json.
+	BucketID string
+	Beat     time.Duration // how often to beat
+	// Spread is the window over which the agent should scatter a reconnect.
+	Spread time.Duration
+}
+
+// Ack says that everything up to Applied is in the view.
+type Ack struct{ Applied catalog.Revision }
+
+// WantSnapshot asks the reporter for a snapshot.
+type WantSnapshot struct{ Why string }
+
+// Refuse ends a session for a reason that another attempt will not cure
+// by itself; the agent says it and tries again rarely.
+type Refuse struct{ Why string }
+
+func (Welcome) message()      {}
+func (Ack) message()          {}
+func (WantSnapshot) message() {}
+func (Refuse) message()       {}
