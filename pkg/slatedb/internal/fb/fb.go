@@ -10,15 +10,33 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
 )
 
 // ErrCorrupt is wrapped by every error of this package.
 var ErrCorrupt = errors.New("corrupt flatbuffer")
 
+// Error is the first fault met in a buffer.
+type Error struct {
+	// Field is where it was, as the caller named the fields on the way
+	// there: "l0[2].info.index_len".
+	Field  string
+	Reason string
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("field %s: %s: %v", e.Field, e.Reason, ErrCorrupt)
+}
+
+// Unwrap returns [ErrCorrupt].
+func (e *Error) Unwrap() error { return ErrCorrupt }
+
 // buffer is the state that all tables of one buffer share.
 type buffer struct {
 	b   []byte
-	err error
+	err *Error
 	// left bounds the elements that may still be visited. Offsets may point
 	// at the same place many times, so without it a small buffer could make
 	// a reader work for hours.
@@ -27,8 +45,26 @@ type buffer struct {
 
 func (s *buffer) fail(field, format string, args ...any) {
 	if s.err == nil {
-		s.err = fmt.Errorf("field %s: %s: %w", field, fmt.Sprintf(format, args...), ErrCorrupt)
+		s.err = &Error{Field: field, Reason: fmt.Sprintf(format, args...)}
 	}
+}
+
+// within says that the fault met just now was inside of field step.
+func (s *buffer) within(step string) {
+	if rest := s.err.Field; strings.HasPrefix(rest, "[") {
+		s.err.Field = step + rest
+	} else {
+		s.err.Field = step + "." + rest
+	}
+}
+
+// wrapped returns the fault as an error: a nil *Error would not be a nil
+// error.
+func (s *buffer) wrapped() error {
+	if s.err == nil {
+		return nil
+	}
+	return s.err
 }
 
 func (s *buffer) spend(field string, n int) bool {
@@ -66,18 +102,19 @@ func Root(buf []byte) (Table, error) {
 	s := &buffer{b: buf, left: 1024 + 2*len(buf)}
 	off, ok := s.u32("root", 0)
 	if !ok {
-		return Table{}, s.err
+		return Table{}, s.wrapped()
 	}
 	t := s.table("root", int(off))
-	return t, s.err
+	return t, s.wrapped()
 }
 
-// Err returns the first fault met in the buffer that t belongs to, or nil.
+// Err returns the first fault met in the buffer that t belongs to, or nil. It
+// is an [*Error].
 func (t Table) Err() error {
 	if t.s == nil {
 		return nil
 	}
-	return t.s.err
+	return t.s.wrapped()
 }
 
 // Present reports whether t stands for a table that is there.
@@ -135,7 +172,7 @@ func (t Table) at(id int, field string, n int) (int, bool) {
 
 // Has reports whether field id is present.
 func (t Table) Has(id int) bool {
-	_, ok := t.at(id, "", 0)
+	_, ok := t.at(id, "presence", 0)
 	return ok
 }
 
@@ -195,7 +232,7 @@ func (s *buffer) ref(field string, p int) (int, bool) {
 		return 0, false
 	}
 	to := p + int(off)
-	if off < 4 || to > len(s.b)-4 {
+	if off < 4 || to < 0 || to > len(s.b)-4 {
 		s.fail(field, "reference to %d is outside of %d bytes", to, len(s.b))
 		return 0, false
 	}
@@ -234,10 +271,25 @@ func (t Table) Bytes(id int, field string) []byte {
 	return t.s.b[start : start+n : start+n]
 }
 
-// String returns the string field id and whether it is present.
+// String returns the string field id and whether it is present. Strings are
+// UTF-8 and end in a zero byte behind their length; others are faults, as
+// they are to the verifier that SlateDB itself uses.
 func (t Table) String(id int, field string) (string, bool) {
-	b := t.Bytes(id, field)
-	return string(b), b != nil
+	start, n, ok := t.vector(id, field, 1)
+	// Unlike Bytes this copies, so every byte counts.
+	if !ok || !t.s.spend(field, 1+n) {
+		return "", false
+	}
+	end := start + n
+	if end >= len(t.s.b) || t.s.b[end] != 0 {
+		t.s.fail(field, "a string of %d bytes has no zero byte behind it", n)
+		return "", false
+	}
+	if !utf8.Valid(t.s.b[start:end]) {
+		t.s.fail(field, "a string of %d bytes is not UTF-8", n)
+		return "", false
+	}
+	return string(t.s.b[start:end]), true
 }
 
 // Uint16s returns the vector of u16 field id.
@@ -249,6 +301,19 @@ func (t Table) Uint16s(id int, field string) []uint16 {
 	out := make([]uint16, n)
 	for i := range out {
 		out[i] = binary.LittleEndian.Uint16(t.s.b[start+2*i:])
+	}
+	return out
+}
+
+// Uint32s returns the vector of u32 field id.
+func (t Table) Uint32s(id int, field string) []uint32 {
+	start, n, ok := t.vector(id, field, 4)
+	if !ok || !t.s.spend(field, n) {
+		return nil
+	}
+	out := make([]uint32, n)
+	for i := range out {
+		out[i] = binary.LittleEndian.Uint32(t.s.b[start+4*i:])
 	}
 	return out
 }
@@ -266,24 +331,39 @@ func (t Table) Table(id int, field string) Table {
 	return t.s.table(field, to)
 }
 
+// Sub calls each with the sub-table field id and reports whether it is there.
+// A fault that each meets is told with the name of this field before its own.
+func (t Table) Sub(id int, field string, each func(e Table)) bool {
+	e := t.Table(id, field)
+	if !e.Present() {
+		return false
+	}
+	if each(e); t.s.err != nil {
+		t.s.within(field)
+	}
+	return true
+}
+
 // Tables calls each with every table of the vector field id, in order, and
-// reports whether the field is present. It stops at the first fault.
+// reports whether the field is present. It stops at the first fault, which is
+// told with the name of this field and the index before its own.
 func (t Table) Tables(id int, field string, each func(i int, e Table)) bool {
 	start, n, ok := t.vector(id, field, 4)
 	if !ok {
 		return false
 	}
-	for i := 0; i < n; i++ {
-		p := start + 4*i
-		to, ok := t.s.ref(field, p)
-		if !ok {
-			return true
+	for i := range n {
+		var e Table
+		if to, ok := t.s.ref("offset", start+4*i); ok {
+			e = t.s.table("table", to)
 		}
-		e := t.s.table(field, to)
+		if t.s.err == nil {
+			each(i, e)
+		}
 		if t.s.err != nil {
+			t.s.within(field + "[" + strconv.Itoa(i) + "]")
 			return true
 		}
-		each(i, e)
 	}
 	return true
 }
