@@ -1,0 +1,127 @@
+package bucket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"syscall"
+)
+
+// The classes of failure that io/fs has no name for. A caller sorts errors by
+// what it does next: fs.ErrNotExist and fs.ErrExist are answers; ErrUnavailable
+// may be tried again; ErrNoBucket, fs.ErrPermission and fs.ErrInvalid stay as
+// they are until a person acts.
+var (
+	// ErrUnavailable means that the store did not answer properly this time:
+	// a refused or broken connection, a 5xx, throttling, or no progress within
+	// the bucket's patience. A write that ends so may or may not have
+	// happened.
+	ErrUnavailable = errors.New("store is unavailable")
+	// ErrNoBucket means that there is no such bucket or folder, or no longer.
+	// Nothing may be concluded about the objects in it. It is never
+	// fs.ErrNotExist: who cannot see the bucket is blind, and does not see an
+	// empty one.
+	ErrNoBucket = errors.New("no such bucket")
+)
+
+// errStalled is the cause of a call that this package gave up on.
+var errStalled = errors.New("no answer in time")
+
+// classes are the sentinels an error of this package can wrap.
+var classes = []error{
+	ErrNoBucket, ErrUnavailable, fs.ErrNotExist, fs.ErrExist, fs.ErrPermission, fs.ErrInvalid, errors.ErrUnsupported,
+}
+
+// callError is what every failed call returns. It wraps its class and, when it
+// has none, the raw error; so no raw error can answer to a class it was not put
+// in (a vanished folder's ENOENT must not read as "no such object").
+type callError struct {
+	method Method
+	url    string
+	key    string
+	class  error
+	raw    error
+}
+
+func (e *callError) Error() string {
+	at := e.url
+	if e.key != "" {
+		at = fmt.Sprintf("%q in %s", e.key, e.url)
+	}
+	switch {
+	case e.class == nil || errors.Is(e.raw, e.class):
+		return fmt.Sprintf("%s %s: %v", e.method, at, e.raw)
+	case e.class == fs.ErrNotExist || e.class == fs.ErrExist:
+		// The store's own words ("StatusCode: 404, RequestID: …") add nothing.
+		return fmt.Sprintf("%s %s: %v", e.method, at, e.class)
+	default:
+		return fmt.Sprintf("%s %s: %v: %v", e.method, at, e.class, e.raw)
+	}
+}
+
+func (e *callError) Unwrap() error {
+	if e.class != nil {
+		return e.class
+	}
+	return e.raw
+}
+
+// translate is the one place where errors of stores become errors of this
+// package. ctx is the caller's: when it is over, its reason is the error.
+func (b *Bucket) translate(ctx context.Context, method Method, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var done *callError
+	if errors.As(err, &done) {
+		return err
+	}
+	failed := &callError{method: method, url: b.URL(), key: key, raw: err}
+	if ctx.Err() != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+		failed.class, failed.raw = ctx.Err(), context.Cause(ctx)
+		return failed
+	}
+	failed.class = b.classify(err)
+	return failed
+}
+
+func (b *Bucket) classify(err error) error {
+	if c, ok := b.core.store.(Classifier); ok {
+		if class := c.Classify(err); class != nil {
+			return class
+		}
+	}
+	for _, class := range classes {
+		if errors.Is(err, class) {
+			return class
+		}
+	}
+	if trouble(err) {
+		return ErrUnavailable
+	}
+	return nil
+}
+
+// trouble reports whether err is one of the ways in which a network or a busy
+// machine fails. The caller's own context is still good when it is asked, so an
+// expired context is this package's patience.
+func trouble(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) ||
+		errors.Is(err, errStalled) ||
+		errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, context.Canceled) ||
+		errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, io.EOF) ||
+		errors.Is(err, syscall.ECONNRESET) ||
+		errors.Is(err, syscall.ECONNREFUSED) ||
+		errors.Is(err, syscall.EPIPE) ||
+		errors.Is(err, syscall.EIO) ||
+		errors.Is(err, syscall.ESTALE) ||
+		errors.Is(err, syscall.ENOSPC) ||
+		errors.Is(err, syscall.EMFILE) ||
+		errors.Is(err, syscall.ENFILE)
+}
