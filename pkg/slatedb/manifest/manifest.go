@@ -7,7 +7,6 @@
 package manifest
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,9 +15,10 @@ import (
 
 // Versions of the encoding. Others are refused.
 const (
-	V1   = 1
-	V2   = 2
-	pill = 0xFFFF
+	V1 = 1
+	V2 = 2
+
+	pillVersion = 0xFFFF
 )
 
 // Manifest is one decoded manifest object. The id is the object's name, not
@@ -52,8 +52,8 @@ type Manifest struct {
 	WALStoreMarked  bool
 	SequenceTracker []byte // opaque; see [DecodeTracker]
 
-	// UnknownFields: the root table has more fields than this package knows.
-	// Such a manifest may be read but never written back.
+	// UnknownFields: some table of it has more fields than this package
+	// knows. Such a manifest may be read but never written back.
 	UnknownFields bool
 }
 
@@ -122,6 +122,27 @@ type Checkpoint struct {
 	Name         string
 	Named        bool // Name is present (it may be present and empty)
 	MetadataType uint8
+	// MetadataEpoch is the writer's epoch when MetadataType is
+	// [MetadataWriter]; no release is known to write it.
+	MetadataEpoch uint64
+}
+
+// MetadataWriter is the one kind of checkpoint metadata that is defined.
+const MetadataWriter = 1
+
+// Expired reports whether c pins nothing any more at now: the collector
+// removes it at its next run.
+func (c *Checkpoint) Expired(now time.Time) bool {
+	return !c.Expire.IsZero() && !c.Expire.After(now)
+}
+
+// Lifetime returns the time from creation to expiry, 0 when c never expires.
+// A checkpoint that was refreshed lives longer than it was first given.
+func (c *Checkpoint) Lifetime() time.Duration {
+	if c.Expire.IsZero() {
+		return 0
+	}
+	return c.Expire.Sub(c.Create)
 }
 
 // ExternalDB is a database whose tables this one (a clone) reads.
@@ -130,16 +151,6 @@ type ExternalDB struct {
 	SourceCheckpoint uuid.UUID
 	FinalCheckpoint  *uuid.UUID // nil when absent
 	Tables           []ulid.ULID
-}
-
-// Pill is the error for a manifest that is no manifest but a notice that the
-// database is being deleted: version FF FF, then a JSON reason.
-type Pill struct {
-	Reason string // what follows the version, as text
-}
-
-func (p *Pill) Error() string {
-	return fmt.Sprintf("this database has been closed for deletion (pill manifest): %s", p.Reason)
 }
 
 // Trees calls each with every tree of m: the root tree with a nil prefix,
@@ -168,12 +179,19 @@ func (m *Manifest) Tables(each func(t *Table)) {
 // Size returns the bytes of the table up to its statistics: what the manifest
 // knows of the object's size. The object itself is slightly longer.
 func (i Info) Size() uint64 {
-	end := i.IndexOffset + i.IndexLen
-	if e := i.FilterOffset + i.FilterLen; e > end {
-		end = e
-	}
-	if e := i.StatsOffset + i.StatsLen; e > end {
-		end = e
-	}
-	return end
+	return max(i.IndexOffset+i.IndexLen, i.FilterOffset+i.FilterLen, i.StatsOffset+i.StatsLen)
+}
+
+// Size returns what [Info.Size] says of all tables of m, each object counted
+// once however many views there are of it.
+func (m *Manifest) Size() uint64 {
+	var sum uint64
+	seen := make(map[ulid.ULID]bool)
+	m.Tables(func(t *Table) {
+		if !seen[t.ID] {
+			seen[t.ID] = true
+			sum += t.Info.Size()
+		}
+	})
+	return sum
 }

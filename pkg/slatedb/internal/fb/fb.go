@@ -99,7 +99,9 @@ type Table struct {
 // Root returns the root table of buf. buf must not change while tables of it
 // are in use; byte slices that accessors return alias it.
 func Root(buf []byte) (Table, error) {
-	s := &buffer{b: buf, left: 1024 + 2*len(buf)}
+	// What costs one takes at least four bytes of a buffer that shares
+	// nothing, as no real writer does.
+	s := &buffer{b: buf, left: 1024 + len(buf)/4}
 	off, ok := s.u32("root", 0)
 	if !ok {
 		return Table{}, s.wrapped()
@@ -276,8 +278,8 @@ func (t Table) Bytes(id int, field string) []byte {
 // they are to the verifier that SlateDB itself uses.
 func (t Table) String(id int, field string) (string, bool) {
 	start, n, ok := t.vector(id, field, 1)
-	// Unlike Bytes this copies, so every byte counts.
-	if !ok || !t.s.spend(field, 1+n) {
+	// Unlike Bytes this copies.
+	if !ok || !t.s.spend(field, 1+n/4) {
 		return "", false
 	}
 	end := start + n
@@ -295,7 +297,7 @@ func (t Table) String(id int, field string) (string, bool) {
 // Uint16s returns the vector of u16 field id.
 func (t Table) Uint16s(id int, field string) []uint16 {
 	start, n, ok := t.vector(id, field, 2)
-	if !ok || !t.s.spend(field, n) {
+	if !ok || !t.s.spend(field, 1+n/2) {
 		return nil
 	}
 	out := make([]uint16, n)

@@ -120,7 +120,7 @@ func TestWorkIsBoundedByTheBuffer(t *testing.T) {
 	if err := r.Err(); err == nil || !strings.Contains(err.Error(), "more elements") {
 		t.Errorf("after %d visits: %v", visits, err)
 	}
-	if visits > 1024+2*size+1 {
+	if visits > 1024+size/4+1 {
 		t.Errorf("%d visits in %d bytes", visits, size)
 	}
 }
