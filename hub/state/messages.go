@@ -53,7 +53,7 @@ type Beat struct {
 	CannotKeep string // what it cannot record for lack of rights; empty: nothing
 	AgentClock time.Time
 	At         catalog.Revision // everything up to here has been sent
-	Digest     [32]byte         // over all facts the agent holds at At; zero: not given
+	Digest     [32]byte         // root of the catalog.Digest over all facts the agent holds at At; zero: not given
 	Spend      map[string]float64 // requests per hour by class
 	Budget     float64
 }
@@ -75,12 +75,19 @@ type Snapshot struct {
 }
 
 // Quarantined tells of a record that could not be understood. It never ends
-// the session.
+// the session, and it says nothing about what the record described (P1).
 type Quarantined struct {
 	Session SessionID
 	Kind    string
 	Key     string
 	Why     string
+	// Fact is the number of the record's kind, zero when not one record but a
+	// frame or a snapshot was bad; then Revision and Sum are zero too.
+	Fact     uint32
+	Revision catalog.Revision
+	// Sum belongs in the digest of what the hub holds, under (Fact, Key), until
+	// a newer record or a snapshot takes its place: the agent counts it too.
+	Sum catalog.Sum
 }
 
 // Closed ends a session.

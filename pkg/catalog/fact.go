@@ -41,6 +41,10 @@ type Fact struct {
 	Key      string
 	Revision Revision
 	Gone     string
+	// Sum is what this record adds to a [Digest]: computed from the bytes that
+	// travelled, which may hold fields this process does not know. Zero for
+	// facts that did not come over the wire. A withdrawn fact's is zero too.
+	Sum Sum
 
 	Sighting     *Sighting
 	RestorePoint *RestorePoint
