@@ -45,7 +45,11 @@ type closing struct {
 
 // newBucket makes a bucket of a store. url shows a prefix of it, without secrets.
 func newBucket(store Store, url func(prefix string) string) *Bucket {
-	return &Bucket{core: &core{store: store, url: url, meter: new(meter), patience: patience, closing: new(closing)}}
+	b := &Bucket{core: &core{store: store, url: url, meter: new(meter), patience: patience, closing: new(closing)}}
+	if cloud, ok := store.(*cloudStore); ok {
+		cloud.extra = b.core.meter.count
+	}
+	return b
 }
 
 // URL returns the bucket's URL, prefix included, without secrets: it can be

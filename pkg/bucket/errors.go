@@ -84,15 +84,21 @@ func (b *Bucket) translate(ctx context.Context, method Method, key string, err e
 		failed.class, failed.raw = ctx.Err(), context.Cause(ctx)
 		return failed
 	}
-	failed.class = b.classify(err)
+	failed.class = classify(err)
 	return failed
 }
 
-func (b *Bucket) classify(err error) error {
-	if c, ok := b.core.store.(Classifier); ok {
-		if class := c.Classify(err); class != nil {
-			return class
-		}
+// judged is a raw error whose class its store has settled, none included. It
+// hides what the raw error wraps: a cloud's "credentials file does not exist" must
+// not pass for an object that does not.
+type judged struct{ class, raw error }
+
+func (j *judged) Error() string { return j.raw.Error() }
+
+func classify(err error) error {
+	var judged *judged
+	if errors.As(err, &judged) {
+		return judged.class
 	}
 	for _, class := range classes {
 		if errors.Is(err, class) {

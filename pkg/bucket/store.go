@@ -7,9 +7,8 @@ import (
 
 // Store is one provider behind a [Bucket]: what a folder, a memory store or a
 // cloud must be able to do. Keys are checked before they reach it. Errors may be
-// raw; [Bucket] translates them, in one place, by asking errors.Is and errors.As
-// for the sentinels of this package, of io/fs and of context, and then
-// [Classifier]. Calls may run at once.
+// raw; [Bucket] translates them, in one place, by asking errors.Is for the
+// sentinels of this package, of io/fs and of context. Calls may run at once.
 //
 // Only providers and wrappers such as package faulty have a use for it.
 type Store interface {
@@ -38,14 +37,6 @@ type Store interface {
 	SignedURL(ctx context.Context, method, key string, ttl time.Duration) (string, error)
 	// Close releases connections.
 	Close() error
-}
-
-// Classifier is a [Store] that can say what its own raw errors mean. Classify
-// returns the sentinel (fs.ErrNotExist, fs.ErrExist, fs.ErrPermission,
-// [ErrUnavailable], [ErrNoBucket], fs.ErrInvalid, errors.ErrUnsupported), or
-// nil when it does not know.
-type Classifier interface {
-	Classify(err error) error
 }
 
 // Object is one object of a listing.
