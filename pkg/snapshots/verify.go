@@ -60,7 +60,7 @@ func verify(ctx context.Context, s Store, prefix string, prev *Partition) (Parti
 	if err != nil {
 		return Partition{}, err
 	}
-	w := walker{store: s, p: &p, points: map[string]int{}, before: map[string]*Snapshot{}}
+	w := walker{store: s, p: &p, points: map[string]int{}, before: map[string]*Snapshot{}, left: map[string]bool{}}
 	for i := range p.Points {
 		w.points[p.Points[i].Path] = i
 	}
@@ -100,8 +100,8 @@ type walker struct {
 	p      *Partition
 	points map[string]int       // by path, into p.Points
 	before map[string]*Snapshot // by path, from the Verify before
-	last   string
-	in     *folder // nil outside of any
+	in     *folder         // nil outside of any
+	left   map[string]bool // folders that were settled
 }
 
 // folder is the snapshot's folder that the walk is in.
@@ -116,11 +116,9 @@ type folder struct {
 
 func (w *walker) object(ctx context.Context, below, key string, size int64, modified time.Time) error {
 	rest, ok := strings.CutPrefix(key, below)
-	if !ok || (w.last != "" && key <= w.last) {
-		// A folder that is met twice would be settled by half of its files.
-		return fmt.Errorf("the store listed %q after %q, which is out of order", key, w.last)
+	if !ok {
+		return fmt.Errorf("the store listed %q, which is not below it", key)
 	}
-	w.last = key
 	w.p.Objects++
 	w.p.Bytes += size
 	dir, name, deep := strings.Cut(rest, "/")
@@ -133,6 +131,10 @@ func (w *walker) object(ctx context.Context, below, key string, size int64, modi
 	_, _, named := parseFolder(dir)
 	switch {
 	case deep && (listed || named):
+		if w.left[dir] {
+			// It was settled by half of its files.
+			return fmt.Errorf("the store listed %q out of order", key)
+		}
 		if w.in == nil {
 			w.in = &folder{path: dir, sizes: map[string]int64{}, listing: sha256.New()}
 		}
@@ -168,6 +170,7 @@ func (w *walker) leave(ctx context.Context) error {
 	if f == nil {
 		return nil
 	}
+	w.left[f.path] = true
 	var s Snapshot
 	i, listed := w.points[f.path]
 	if listed {
