@@ -100,8 +100,8 @@ type walker struct {
 	p      *Partition
 	points map[string]int       // by path, into p.Points
 	before map[string]*Snapshot // by path, from the Verify before
-	in     *folder         // nil outside of any
-	left   map[string]bool // folders that were settled
+	in     *folder              // nil outside of any
+	left   map[string]bool      // folders that were settled
 }
 
 // folder is the snapshot's folder that the walk is in.
