@@ -127,14 +127,13 @@ func (s Set) Validate() error {
 // CheckName refuses names that do not work as a label in a metric, a path and
 // a file name alike.
 func CheckName(name string) error {
-	right := fmt.Errorf("1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-', as in eu-west-1: %w", ErrInvalid)
-	if name == "" || len(name) > 63 || name[0] == '-' || name[len(name)-1] == '-' {
-		return fmt.Errorf("region %q: %w", name, right)
+	letter := func(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' }
+	ok := name != "" && len(name) <= 63 && letter(name[0]) && letter(name[len(name)-1])
+	for i := 0; ok && i < len(name); i++ {
+		ok = letter(name[i]) || strings.IndexByte("-_.", name[i]) >= 0
 	}
-	for _, c := range []byte(name) {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return fmt.Errorf("region %q: %w", name, right)
-		}
+	if !ok {
+		return fmt.Errorf("region %q: 1 to 63 letters and digits, with '-', '_' and '.' between, as in eu-west-1: %w", name, ErrInvalid)
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ func TestParseGivesOneActiveRegionPerName(t *testing.T) {
 func TestRefusalsNameWhatIsWrong(t *testing.T) {
 	for _, c := range []struct{ names, want string }{
 		{"", "no region"},
-		{"EU", `region "EU"`},
+		{"eu west", `region "eu west"`},
 		{"eu,eu", "named twice"},
 		{"-a", `region "-a"`},
 		{"a/b", `region "a/b"`},

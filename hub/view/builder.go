@@ -43,7 +43,7 @@ func NewBuilder(start uint64, maxEvents, maxChanges int) *Builder {
 	}
 	b := &Builder{
 		View: View{
-			seq: start, born: start,
+			seq:        start,
 			placements: placementTable(), slates: slateTable(), restore: restoreTable(),
 			owners: ownerTable(), findings: findingTable(), clusters: clusterTable(),
 			regions: regionTable(), registrations: registrationTable(), leases: leaseTable(),
@@ -110,16 +110,19 @@ func keep[T any](mine, out, before *table[T], touched bool) {
 	}
 }
 
-// SetPlacement puts a row; the row belongs to the view from now on.
-func (b *Builder) SetPlacement(r *catalog.Placement) { set(b, Placements, &b.placements, r) }
+// SetPlacement puts a row; the row belongs to the view from now on. quiet:
+// nothing changed but when it was observed, do not tell watchers.
+func (b *Builder) SetPlacement(r *catalog.Placement, quiet bool) {
+	put(b, Placements, &b.placements, r, quiet)
+}
 
 // RemovePlacement takes a row out. Only a person's word may lead here (P1).
 func (b *Builder) RemovePlacement(region, root string) {
 	remove(b, Placements, &b.placements, probePlacement(region, root))
 }
 
-// SetSlate puts a row.
-func (b *Builder) SetSlate(r *catalog.Slate) { set(b, Slates, &b.slates, r) }
+// SetSlate puts a row; quiet as in [Builder.SetPlacement].
+func (b *Builder) SetSlate(r *catalog.Slate, quiet bool) { put(b, Slates, &b.slates, r, quiet) }
 
 // RemoveSlate takes a row out.
 func (b *Builder) RemoveSlate(name string) {
@@ -127,7 +130,9 @@ func (b *Builder) RemoveSlate(name string) {
 }
 
 // SetRestorePoint puts a row.
-func (b *Builder) SetRestorePoint(r *catalog.RestorePoint) { set(b, RestorePoints, &b.restore, r) }
+func (b *Builder) SetRestorePoint(r *catalog.RestorePoint) {
+	put(b, RestorePoints, &b.restore, r, false)
+}
 
 // RestorePoint is the row with that key, nil when there is none.
 func (b *Builder) RestorePoint(region, root, id string) *catalog.RestorePoint {
@@ -140,7 +145,7 @@ func (b *Builder) RemoveRestorePoint(region, root, id string) {
 }
 
 // SetOwner puts a row.
-func (b *Builder) SetOwner(r *catalog.OwnerRow) { set(b, Owners, &b.owners, r) }
+func (b *Builder) SetOwner(r *catalog.OwnerRow) { put(b, Owners, &b.owners, r, false) }
 
 // Owner is the row of a root, nil when there is none.
 func (b *Builder) Owner(region, root string) *catalog.OwnerRow {
@@ -153,7 +158,7 @@ func (b *Builder) RemoveOwner(region, root string) {
 }
 
 // SetFinding puts a row.
-func (b *Builder) SetFinding(r *catalog.Finding) { set(b, Findings, &b.findings, r) }
+func (b *Builder) SetFinding(r *catalog.Finding) { put(b, Findings, &b.findings, r, false) }
 
 // Finding is the row with that key, nil when there is none.
 func (b *Builder) Finding(region, code, root, object string) *catalog.Finding {
@@ -167,12 +172,7 @@ func (b *Builder) RemoveFinding(region, code, root, object string) {
 
 // SetCluster puts a row; quiet: only its clocks moved, do not tell watchers.
 func (b *Builder) SetCluster(r *catalog.Cluster, quiet bool) {
-	if quiet {
-		b.clusters.set(r)
-		b.touched[Clusters] = true
-		return
-	}
-	set(b, Clusters, &b.clusters, r)
+	put(b, Clusters, &b.clusters, r, quiet)
 }
 
 // Cluster is the row of that name, nil when there is none.
@@ -182,12 +182,7 @@ func (b *Builder) Cluster(region, name string) *catalog.Cluster {
 
 // SetRegion puts a row; quiet: only its clocks moved, do not tell watchers.
 func (b *Builder) SetRegion(r *catalog.Region, quiet bool) {
-	if quiet {
-		b.regions.set(r)
-		b.touched[Regions] = true
-		return
-	}
-	set(b, Regions, &b.regions, r)
+	put(b, Regions, &b.regions, r, quiet)
 }
 
 // SetRegistration keeps a declaration for the saved view.
@@ -228,12 +223,19 @@ func (b *Builder) AddEvent(e *catalog.Event) {
 	b.dirty = true
 }
 
+// Touched reports whether anything was set since the last publication, quietly
+// or not.
+func (b *Builder) Touched() bool { return len(b.touched) > 0 || b.shared == nil }
+
 // StartEventsAt makes the next event's number at least one above last.
 func (b *Builder) StartEventsAt(last uint64) { b.lastEvent = max(b.lastEvent, last) }
 
-func set[T any](b *Builder, resource string, t *table[T], r *T) {
+func put[T any](b *Builder, resource string, t *table[T], r *T, quiet bool) {
 	t.set(r)
-	note(b, resource, &t.log, t.key(r))
+	b.touched[resource] = true
+	if !quiet {
+		note(b, resource, &t.log, t.key(r))
+	}
 }
 
 func remove[T any](b *Builder, resource string, t *table[T], probe *T) {

@@ -32,9 +32,8 @@ const (
 // goroutines may read it, and hold on to it as long as they like. Rows are
 // shared between views: nobody may change one.
 type View struct {
-	seq  uint64
-	at   time.Time
-	born uint64 // seq at which this hub's knowledge of changes begins
+	seq uint64
+	at  time.Time
 
 	placements table[catalog.Placement]
 	slates     table[catalog.Slate]
