@@ -49,6 +49,8 @@ type Reader struct {
 	Expires    *time.Time `json:"expires" doc:"null: never."`
 	From       string     `json:"from" doc:"checkpoint or lease."`
 	Looks      string     `json:"looks,omitempty" doc:"Display only; every unnamed checkpoint counts as a reader."`
+	// Lapsed readers are listed and not counted.
+	Lapsed bool `json:"lapsed,omitempty" doc:"Has not changed for longer than its lifetime and a margin: shown, no longer counted."`
 }
 
 // RegionState is the state of a region as the hub judges it on its own clock.
