@@ -1,0 +1,302 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	protocodec "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+
+	"github.com/quarry-db/quarry/hub/state"
+	"github.com/quarry-db/quarry/pkg/wire"
+	quarryv1 "github.com/quarry-db/quarry/proto/quarry/v1"
+)
+
+// session is one welcomed or waiting agent. Frames are taken by one goroutine,
+// messages written by another; post may be called by anybody.
+type session struct {
+	id       state.SessionID
+	log      *slog.Logger
+	inbox    Inbox
+	maxFrame int
+
+	poke    chan struct{} // something is in the mailbox
+	refused chan struct{} // closed when a Refuse was sent, or had its time
+
+	mu      sync.Mutex
+	mailbox mailbox
+	beat    time.Duration
+	greeted bool // a Welcome was taken for sending
+	intake  intake
+}
+
+// mailbox is what is to be said, newest of each kind.
+type mailbox struct {
+	welcome     *state.Welcome
+	ack         *state.Ack
+	want        *state.WantSnapshot
+	refuse      *state.Refuse
+	quarantined []*quarryv1.Quarantined
+}
+
+// maxQuarantined bounds what waits to be said about bad records; the hub has
+// the rest as events.
+const maxQuarantined = 64
+
+func (se *session) post(m state.Message) {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	switch m := m.(type) {
+	case state.Welcome:
+		se.mailbox.welcome = &m
+	case state.Ack:
+		se.mailbox.ack = &m
+	case state.WantSnapshot:
+		se.mailbox.want = &m
+	case state.Refuse:
+		if se.mailbox.refuse == nil {
+			se.mailbox.refuse = &m
+			// An agent that does not read is not heard out.
+			time.AfterFunc(5*time.Second, se.finishRefusal)
+		}
+	default:
+		panic(fmt.Sprintf("session: message %T has no frame", m))
+	}
+	se.wake()
+}
+
+func (se *session) wake() {
+	select {
+	case se.poke <- struct{}{}:
+	default:
+	}
+}
+
+func (se *session) finishRefusal() {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	select {
+	case <-se.refused:
+	default:
+		close(se.refused)
+	}
+}
+
+func (se *session) refuseWhy() string {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	return se.mailbox.refuse.Why
+}
+
+func (se *session) welcomed() bool {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	return se.greeted
+}
+
+// patience is how long an agent may be silent.
+func (se *session) patience() time.Duration {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	return 3 * se.beat
+}
+
+// take handles one frame: it delivers what the frame means and says whether
+// the frame was a good one.
+func (se *session) take(ctx context.Context, raw []byte) (good bool, err error) {
+	se.mu.Lock()
+	out := se.intake.frame(raw, se.maxFrame)
+	for _, q := range out.quarantined {
+		if len(se.mailbox.quarantined) < maxQuarantined {
+			se.mailbox.quarantined = append(se.mailbox.quarantined, q)
+		}
+	}
+	if out.want != "" {
+		se.mailbox.want = &state.WantSnapshot{Why: out.want}
+	}
+	se.mu.Unlock()
+	if out.refuse != "" {
+		se.post(state.Refuse{Why: out.refuse})
+	}
+	se.wake()
+	for _, e := range out.events {
+		if q, ok := e.(state.Quarantined); ok {
+			se.log.Warn("record quarantined", "kind", q.Kind, "key", q.Key, "why", q.Why)
+		}
+		if err := se.inbox.Deliver(ctx, e); err != nil {
+			return out.good, err
+		}
+	}
+	return out.good, nil
+}
+
+// write sends what is in the mailbox, and a pulse each beat, until ctx ends.
+// It is the only sender of the stream once the session is open.
+func (se *session) write(ctx context.Context, stream quarryv1.Federation_SessionServer) {
+	pulse := time.NewTicker(se.patience() / 3)
+	defer pulse.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-se.poke:
+			frames, last := se.collect()
+			for _, f := range frames {
+				if stream.Send(f) != nil {
+					return // the reader hears why
+				}
+				if w := f.GetWelcome(); w != nil {
+					pulse.Reset(time.Duration(w.GetBeatMs()) * time.Millisecond)
+				}
+			}
+			if last {
+				se.finishRefusal()
+				return
+			}
+		case <-pulse.C:
+			// Sent whatever the inbox is doing: a slow hub is not a dead link.
+			se.mu.Lock()
+			heard := se.intake.number
+			se.mu.Unlock()
+			if stream.Send(&quarryv1.HubFrame{Body: &quarryv1.HubFrame_Pulse{Pulse: &quarryv1.Pulse{Heard: heard}}}) != nil {
+				return
+			}
+		}
+	}
+}
+
+// collect empties the mailbox into frames; last says that nothing may follow.
+func (se *session) collect() (frames []*quarryv1.HubFrame, last bool) {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	m := &se.mailbox
+	if w := m.welcome; w != nil {
+		m.welcome = nil
+		if w.Beat > 0 {
+			se.beat = max(w.Beat, time.Millisecond)
+		}
+		se.greeted = true
+		f := &quarryv1.Welcome{
+			Version: wire.MaxVersion, Session: se.intake.token, Reporter: w.Reporter, BucketId: w.BucketID,
+			BeatMs: uint32(se.beat.Milliseconds()), SpreadMs: uint32(max(w.Spread, 0).Milliseconds()),
+		}
+		if w.Resume.Counter > 0 {
+			f.Resume = &quarryv1.Revision{Start: w.Resume.Start, Counter: w.Resume.Counter}
+		}
+		// Before the frame leaves: its answer may be here at once.
+		se.intake.welcome(*w)
+		frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_Welcome{Welcome: f}})
+	}
+	if !se.greeted && m.refuse == nil {
+		return nil, false // nothing comes before the Welcome
+	}
+	for _, q := range m.quarantined {
+		frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_Quarantined{Quarantined: q}})
+	}
+	m.quarantined = nil
+	if m.want != nil {
+		frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_WantSnapshot{WantSnapshot: &quarryv1.WantSnapshot{Why: m.want.Why}}})
+		m.want = nil
+	}
+	if m.ack != nil {
+		frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_Ack{Ack: &quarryv1.Ack{
+			Applied: &quarryv1.Revision{Start: m.ack.Applied.Start, Counter: m.ack.Applied.Counter}}}})
+		m.ack = nil
+	}
+	if m.refuse != nil {
+		frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_Refuse{Refuse: &quarryv1.Refuse{Why: m.refuse.Why}}})
+		return frames, true
+	}
+	return frames, false
+}
+
+// incoming is one frame as it came, or the end of the stream.
+type incoming struct {
+	raw []byte
+	err error
+}
+
+// read passes frames on one by one. While nobody takes them it does not read,
+// and the agent's stream fills.
+func read(ctx context.Context, stream quarryv1.Federation_SessionServer, to chan<- incoming) {
+	for {
+		var f rawFrame
+		err := stream.RecvMsg(&f)
+		if errors.Is(err, io.EOF) {
+			err = errors.New("the agent ended the stream")
+		} else if err != nil {
+			err = fmt.Errorf("read the agent's stream: %w", err)
+		}
+		select {
+		case to <- incoming{f.b, err}:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// rawFrame is a message that is left as it came, so that one that does not
+// decode is the session's to judge and not the end of the stream.
+type rawFrame struct{ b []byte }
+
+// frameCodec is the protobuf codec, and leaves raw frames raw.
+type frameCodec struct{}
+
+func (frameCodec) Name() string { return protocodec.Name }
+
+func (frameCodec) Marshal(v any) (mem.BufferSlice, error) {
+	return encoding.GetCodecV2(protocodec.Name).Marshal(v)
+}
+
+func (frameCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	if f, ok := v.(*rawFrame); ok {
+		f.b = data.Materialize()
+		return nil
+	}
+	return encoding.GetCodecV2(protocodec.Name).Unmarshal(data, v)
+}
+
+// refusal is a reason that another attempt will not cure by itself.
+type refusal struct{ why string }
+
+func (r *refusal) Error() string { return "refused: " + r.why }
+
+var errStopping = errors.New("the hub is stopping")
+
+// reason prefers what ended ctx to what that did to the call under way.
+func reason(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// refuseStream ends a stream that never became a session.
+func refuseStream(stream quarryv1.Federation_SessionServer, err error) error {
+	var r *refusal
+	if errors.As(err, &r) {
+		// Best effort: the status says the same.
+		_ = stream.Send(&quarryv1.HubFrame{Body: &quarryv1.HubFrame_Refuse{Refuse: &quarryv1.Refuse{Why: r.why}}})
+	}
+	return closing(err)
+}
+
+// closing is the status that ends a stream.
+func closing(why error) error {
+	var r *refusal
+	if errors.As(why, &r) {
+		return status.Error(codes.FailedPrecondition, r.why)
+	}
+	return status.Error(codes.Unavailable, why.Error())
+}
