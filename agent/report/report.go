@@ -8,15 +8,23 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"maps"
+	"math"
+	"math/rand/v2"
 	"net"
+	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/pkg/wire"
 )
 
 // Options say who reports and to whom. Region, Cluster, Agent, Hub and Start
@@ -37,6 +45,8 @@ type Options struct {
 	// TLS secures the stream. Until there are certificates it is nil, and then
 	// the hub's address must be a loopback one.
 	TLS *tls.Config
+	// Generation orders holders of the same region and cluster; Start when zero.
+	Generation uint64
 	// Dial replaces the TCP dialer, for tests and proxies.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 
@@ -97,37 +107,167 @@ type Quarantined struct {
 // Report is the newest of everything this agent knows. All methods may be
 // called by many goroutines at once; Run by one.
 type Report struct {
-	o  Options
-	mu sync.Mutex
+	o   Options
+	log *slog.Logger
+
+	mu      sync.Mutex
+	facts   facts
+	ready   bool
+	health  Health
+	urgent  bool          // health changed: beat at once
+	changed chan struct{} // one poke: something for the link to do
 
 	hubBucket string
 	hubKnown  bool
 	hubMoved  chan struct{}
+
+	status      Status
+	acked       uint64
+	quarantined map[factKey]string // why a fact, or what is left of it, does not travel
+
+	jitter *rand.Rand // used by Run alone
 }
 
 // New checks the options. It starts nothing.
 func New(o Options) (*Report, error) {
-	if o.Start == 0 {
-		return nil, fmt.Errorf("report: Start is 0; give the process's start in unix milliseconds")
+	for _, n := range []struct{ field, name string }{{"Region", o.Region}, {"Cluster", o.Cluster}} {
+		if err := catalog.CheckName(n.name); err != nil {
+			return nil, fmt.Errorf("%s: %w", n.field, err)
+		}
+		if strings.Contains(n.name, "/") {
+			return nil, fmt.Errorf("%s: name %q: no \"/\", write for example %q: %w", n.field, n.name, strings.ReplaceAll(n.name, "/", "-"), catalog.ErrInvalid)
+		}
 	}
-	return &Report{o: o, hubMoved: make(chan struct{})}, nil
+	if o.Start == 0 {
+		return nil, fmt.Errorf("Start is 0; give the process's start in unix milliseconds: %w", catalog.ErrInvalid)
+	}
+	if err := checkHub(o); err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Generation == 0 {
+		o.Generation = o.Start
+	}
+	if o.Backoff <= 0 {
+		o.Backoff = time.Second
+	}
+	if o.RefusedEvery <= 0 {
+		o.RefusedEvery = time.Minute
+	}
+	for _, s := range []*string{&o.Agent, &o.Version, &o.Bucket} {
+		*s = tidy(*s)
+	}
+	if o.Seed == 0 {
+		o.Seed = rand.Uint64()
+	}
+	return &Report{
+		o: o, log: o.Log.With("hub", o.Hub),
+		facts:    newFacts(),
+		changed:  make(chan struct{}, 1),
+		hubMoved: make(chan struct{}),
+		health:   Health{BucketWhy: "not looked yet", Reason: "not looked yet"},
+
+		quarantined: map[factKey]string{},
+		jitter:      rand.New(rand.NewPCG(o.Seed, o.Start)),
+		status:      Status{Since: time.Now()},
+	}, nil
+}
+
+// checkHub keeps the region's facts on this machine until there are
+// certificates.
+func checkHub(o Options) error {
+	host, _, err := net.SplitHostPort(o.Hub)
+	if err != nil {
+		return fmt.Errorf("Hub: %w; write host:port, for example 127.0.0.1:7701", err)
+	}
+	if o.TLS != nil || o.Dial != nil || host == "localhost" {
+		return nil
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return fmt.Errorf("Hub: %s is not a loopback address, and there are no certificates yet to tell a hub from a stranger; use for example 127.0.0.1:7701", o.Hub)
+	}
+	return nil
 }
 
 // Set gives the newest value of a fact; the newest wins per kind and key. An
-// unchanged value makes no new revision. The fact's own Revision is ignored:
-// the report numbers. It never blocks and keeps nothing of f.
-func (r *Report) Set(f catalog.Fact) {}
+// unchanged value makes no new revision. The fact's own Revision and Sum are
+// ignored: the report numbers. It never waits for the link and keeps nothing
+// of f. A value that cannot travel is logged, shown in [Status] and told to
+// the hub as such.
+func (r *Report) Set(f catalog.Fact) {
+	if f.Gone != "" {
+		r.Withdraw(f.Kind, f.Key, f.Gone)
+		return
+	}
+	rec, err := wire.Encode(f) // outside the lock: it may be large
+	key := factKey{uint32(f.Kind), f.Key}
+	if f.Key == "" {
+		key.key = wire.KeyOf(f)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		r.quarantine(key, err.Error())
+	} else {
+		delete(r.quarantined, key)
+	}
+	if rec != nil && r.facts.set(key, rec) {
+		r.poke()
+	}
+}
 
 // Withdraw says that a fact no longer holds, and why. Placements are never
 // withdrawn (P1): set a Sighting that says missing. Unknown keys are ignored.
-func (r *Report) Withdraw(kind catalog.FactKind, key, why string) {}
+func (r *Report) Withdraw(kind catalog.FactKind, key, why string) {
+	if why == "" {
+		why = "no longer there"
+	}
+	rec, err := wire.Encode(catalog.Fact{Kind: kind, Key: key, Gone: why})
+	if err != nil {
+		r.log.Error("a fact was not withdrawn", "error", err)
+		return
+	}
+	k := factKey{uint32(kind), key}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.quarantined, k)
+	if r.facts.withdraw(k, rec) {
+		r.poke()
+	}
+}
 
 // SetHealth says what the agent thinks of itself.
-func (r *Report) SetHealth(h Health) {}
+func (r *Report) SetHealth(h Health) {
+	h.Spend = maps.Clone(h.Spend)
+	maps.DeleteFunc(h.Spend, func(_ string, v float64) bool { return !shown(v) })
+	if !shown(h.Budget) {
+		h.Budget = 0
+	}
+	// One text that cannot travel would silence the beats.
+	for _, s := range []*string{&h.Reason, &h.CannotKeep, &h.BucketID, &h.BucketWhy} {
+		*s = tidy(*s)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.health
+	r.health = h
+	old.Spend, old.Budget, h.Spend, h.Budget = nil, 0, nil, 0
+	if !reflect.DeepEqual(old, h) {
+		r.urgent = true
+		r.poke()
+	}
+}
 
 // Ready says that the first full look at the bucket is complete. Before it
 // only hellos and beats are sent: half a look must not pass for a whole one.
-func (r *Report) Ready() {}
+func (r *Report) Ready() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ready = true
+	r.poke()
+}
 
 // HubBucket gives the incarnation of this region's bucket that the hub said it
 // knows. known is false until a hub has welcomed this process; an empty id
@@ -140,11 +280,55 @@ func (r *Report) HubBucket() (id string, known bool, changed <-chan struct{}) {
 }
 
 // Status says how the link stands.
-func (r *Report) Status() Status { return Status{} }
+func (r *Report) Status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.status
+	s.Facts = r.facts.live
+	s.Pending = r.facts.since(r.acked)
+	s.Head = catalog.Revision{Start: r.o.Start, Counter: r.facts.head}
+	s.Acked = catalog.Revision{Start: r.o.Start, Counter: r.acked}
+	s.Quarantined = []Quarantined{}
+	for k, why := range r.quarantined {
+		s.Quarantined = append(s.Quarantined, Quarantined{Kind: catalog.FactKind(k.kind), Key: k.key, Why: why})
+	}
+	slices.SortFunc(s.Quarantined, func(a, b Quarantined) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Key, b.Key))
+	})
+	return s
+}
 
-// Run keeps one stream to the hub until ctx ends; then it returns nil. It
-// never ends by itself: an unreachable or refusing hub is tried again.
-func (r *Report) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
+// maxQuarantined bounds what is remembered of facts that do not travel.
+const maxQuarantined = 1000
+
+// quarantine notes, and says once per reason, that a fact does not travel.
+func (r *Report) quarantine(k factKey, why string) {
+	if r.quarantined[k] == why {
+		return
+	}
+	if len(r.quarantined) >= maxQuarantined {
+		return
+	}
+	r.quarantined[k] = why
+	r.log.Warn("a fact cannot be reported", "kind", wire.KindName(k.kind), "key", k.key, "why", why)
+}
+
+// tidy makes a text for people fit to travel.
+func tidy(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) > 4<<10 {
+		s = strings.ToValidUTF8(s[:4<<10], "") + " …"
+	}
+	return s
+}
+
+// shown reports whether a number can be shown.
+func shown(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) && v >= 0 }
+
+// poke wakes the link; many pokes are one.
+func (r *Report) poke() {
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
 }
