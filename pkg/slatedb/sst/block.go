@@ -252,3 +252,6 @@ func (c *Cursor) next1() bool {
 	}
 	return true
 }
+
+// Size returns about how many bytes of memory the block holds.
+func (b *Block) Size() int64 { return int64(len(b.rows) + len(b.table) + 128) }

@@ -1,0 +1,101 @@
+package slatedb
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/quarry-db/quarry/pkg/slatedb/manifest"
+	"github.com/quarry-db/quarry/pkg/slatedb/wal"
+)
+
+// atOnce bounds the requests in flight for one call.
+const atOnce = 8
+
+// walIDs lists the WAL objects after m's tables. For a checkpoint they end
+// where the manifest ends, else where the listing does.
+func walIDs(ctx context.Context, s Store, root string, m *manifest.Manifest, checkpoint bool) ([]uint64, error) {
+	var ids []uint64
+	prefix := below(root, "wal/")
+	past := errors.New("past the checkpoint")
+	err := s.Walk(ctx, prefix, WALKey(root, m.ReplayAfterWAL), func(key string, _ int64, _ time.Time) error {
+		id, ok := ParseWALKey(root, key)
+		switch {
+		case !ok: // SlateDB passes over it too
+		case checkpoint && id > m.WALLastSeen:
+			return past
+		case id > m.ReplayAfterWAL:
+			ids = append(ids, id)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, past) {
+		return nil, &ObjectError{Key: prefix, Err: err}
+	}
+	return ids, nil
+}
+
+// checkWAL refuses ids with a gap, or that end before the last one that the
+// manifest knows.
+func checkWAL(root string, m *manifest.Manifest, ids []uint64) error {
+	err := wal.Check(m.ReplayAfterWAL, m.WALLastSeen, ids)
+	if h, ok := errors.AsType[*wal.Hole](err); ok {
+		return &ObjectError{Key: WALKey(root, h.ID), Err: err}
+	}
+	return err
+}
+
+// replay reads the rows that are in the WAL and not in tables, and the last id.
+func replay(ctx context.Context, s Store, root string, m *manifest.Manifest, checkpoint bool) (memory, uint64, error) {
+	ids, err := walIDs(ctx, s, root, m, checkpoint)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := checkWAL(root, m, ids); err != nil {
+		return nil, 0, err
+	}
+	if len(ids) == 0 {
+		return nil, m.ReplayAfterWAL, nil
+	}
+	objects := make([]wal.Object, len(ids))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	for i, id := range ids {
+		g.Go(func() error {
+			var err error
+			objects[i], err = readWAL(gctx, s, WALKey(root, id))
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, 0, err
+	}
+	n := 0
+	for i := range objects {
+		n += len(objects[i].Rows)
+	}
+	rows := make(memory, 0, n)
+	for i := range objects {
+		for _, row := range objects[i].Rows {
+			if row.Seq > m.LastL0Seq {
+				rows = append(rows, row)
+			}
+		}
+	}
+	rows.sort()
+	return rows, ids[len(ids)-1], nil
+}
+
+func readWAL(ctx context.Context, s Store, key string) (wal.Object, error) {
+	raw, err := s.Get(ctx, key)
+	if err != nil {
+		return wal.Object{}, &ObjectError{Key: key, Err: err}
+	}
+	o, err := wal.Decode(raw)
+	if err != nil {
+		return wal.Object{}, &ObjectError{Key: key, Err: err}
+	}
+	return o, nil
+}

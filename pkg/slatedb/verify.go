@@ -1,0 +1,314 @@
+package slatedb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/quarry-db/quarry/pkg/slatedb/manifest"
+	"github.com/quarry-db/quarry/pkg/slatedb/sst"
+	"github.com/quarry-db/quarry/pkg/slatedb/wal"
+)
+
+// VerifyOptions say how much [Verify] looks at. The zero value asks for each
+// table's size and reads its footer, and reads every WAL object.
+type VerifyOptions struct {
+	// Checksums reads every byte: checksums of all parts, order of all rows.
+	Checksums bool
+	// WALStore holds the WAL when it is not in the store of the tables.
+	WALStore Store
+	// Progress is told each object when it is done and how many there are.
+	// One call at a time; nil: nobody is told.
+	Progress func(done, total int, key string)
+}
+
+// Report is what [Verify] found.
+type Report struct {
+	Root        string    `json:"root"`
+	ManifestID  uint64    `json:"manifest_id"`
+	Manifests   int       `json:"manifests"` // the newest and those of checkpoints
+	Tables      int       `json:"tables"`
+	TableBytes  int64     `json:"table_bytes"`
+	WALObjects  int       `json:"wal_objects"`
+	Rows        int64     `json:"rows"` // read: with checksums those of tables, always those of the WAL
+	Requests    Requests  `json:"requests"`
+	Findings    []Finding `json:"findings"` // by object; empty: everything needed is there
+	ChecksumsOK bool      `json:"checksums"`
+}
+
+// OK reports whether nothing was found.
+func (r *Report) OK() bool { return len(r.Findings) == 0 }
+
+// Verify looks at every object that the newest manifest below root and its
+// checkpoints need. What is wrong with the database is in the report; the error
+// is for a database that is not there and for a store that does not answer.
+// Objects that go away because the database moves on meanwhile are no findings:
+// then it looks again, three times at most.
+func Verify(ctx context.Context, s Store, root string, opts VerifyOptions) (Report, error) {
+	c := &counter{s: s}
+	var rep Report
+	for range 3 {
+		v := &verification{ctx: ctx, s: c, wal: c, root: root, opts: opts}
+		if opts.WALStore != nil {
+			v.wal = c.beside(opts.WALStore)
+		}
+		if err := v.run(); err != nil {
+			return Report{}, err
+		}
+		rep = v.rep
+		rep.Requests = c.count()
+		slices.SortFunc(rep.Findings, func(a, b Finding) int {
+			return strings.Compare(a.Object+"\x00"+string(a.Code)+a.What, b.Object+"\x00"+string(b.Code)+b.What)
+		})
+		if !slices.ContainsFunc(rep.Findings, func(f Finding) bool {
+			return f.Code == ObjectMissing || f.Code == WALHole || f.Code == CheckpointDangling
+		}) {
+			break
+		}
+		if now, err := Latest(ctx, c, root); err != nil || now.ID == rep.ManifestID {
+			break
+		}
+	}
+	return rep, nil
+}
+
+// verification is one look at a database.
+type verification struct {
+	ctx  context.Context
+	s    *counter
+	wal  Store
+	root string
+	opts VerifyOptions
+
+	mu          sync.Mutex
+	rep         Report
+	done, total int
+}
+
+func (v *verification) found(f Finding) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.rep.Findings = append(v.rep.Findings, f)
+}
+
+func (v *verification) tell(key string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.done++
+	if v.opts.Progress != nil {
+		v.opts.Progress(v.done, v.total, key)
+	}
+}
+
+// pinnedState is a manifest that must be readable with all it needs.
+type pinnedState struct {
+	id         uint64
+	m          *manifest.Manifest
+	checkpoint bool
+}
+
+// need is a table and what the manifests say of it.
+type need struct {
+	key   string
+	views []neededView
+}
+
+type neededView struct {
+	manifestID uint64
+	table      manifest.Table
+}
+
+func (v *verification) run() error {
+	v.rep = Report{Root: v.root, ChecksumsOK: v.opts.Checksums, Findings: []Finding{}}
+	head, err := Latest(v.ctx, v.s, v.root)
+	if err != nil {
+		return v.headless(err)
+	}
+	v.rep.ManifestID = head.ID
+	if !head.Manifest.Initialized {
+		v.found(Finding{Uninitialized, ManifestKey(v.root, head.ID), ErrUninitialized.Error(), "finish the clone, or delete it"})
+	}
+	v.boundary(head.ID)
+	states := append([]pinnedState{{head.ID, head.Manifest, false}}, v.checkpoints(head)...)
+	v.rep.Manifests = len(states)
+
+	needs := needed(v.root, states)
+	v.rep.Tables = len(needs)
+	ids := v.walNeeded(states)
+	v.rep.WALObjects = len(ids)
+	v.total = len(needs) + len(ids)
+
+	g, ctx := errgroup.WithContext(v.ctx)
+	g.SetLimit(atOnce)
+	for _, n := range needs {
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			v.table(n)
+			v.tell(n.key)
+			return nil
+		})
+	}
+	for _, id := range ids {
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			v.walObject(id)
+			v.tell(WALKey(v.root, id))
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return v.ctx.Err()
+}
+
+// headless tells what it means that the newest manifest cannot be read.
+func (v *verification) headless(err error) error {
+	oe, ok := errors.AsType[*ObjectError](err)
+	if !ok {
+		return err
+	}
+	pill, isPill := errors.AsType[*manifest.Pill](err)
+	switch {
+	case isPill:
+		v.found(Finding{ClosedForDeletion, oe.Key, pill.Error(), "nothing, if it is to be deleted; else remove this object after reading how to undo a deletion"})
+	case !undecodable(err):
+		return err
+	default:
+		v.found(Finding{ManifestUnreadable, oe.Key, oe.Err.Error(), "stop all writers; the manifest before it may be put again as the next id when nothing was collected since"})
+	}
+	return nil
+}
+
+// undecodable tells bytes that are no manifest from a store that gave none.
+func undecodable(err error) bool {
+	_, version := errors.AsType[*manifest.VersionError](err)
+	_, field := errors.AsType[*manifest.FieldError](err)
+	return version || field || errors.Is(err, manifest.ErrEmpty) || errors.Is(err, manifest.ErrCorrupt)
+}
+
+// boundary checks the collector's mark: a mark that is not below the newest id
+// makes every process of 0.14.1 and later spin at open.
+func (v *verification) boundary(latest uint64) {
+	key := BoundaryKey(v.root)
+	b, err := Boundary(v.ctx, v.s, v.root)
+	switch {
+	case errors.Is(err, manifest.ErrCorrupt):
+		v.found(Finding{BoundaryUnreadable, key, err.Error(), "put the id of the last collected manifest, in decimal"})
+	case err != nil:
+		v.unreadable(key, err)
+	case b >= latest:
+		v.found(Finding{BoundaryAhead, key, fmt.Sprintf("says that manifests up to %d are gone, the newest is %d: SlateDB 0.14.1 and later spins at open, with requests without limit", b, latest),
+			fmt.Sprintf("let nobody open the database; put a number below %d, best the id of the last manifest that is gone", latest-min(latest, 1))})
+	}
+}
+
+func (v *verification) unreadable(key string, err error) {
+	v.found(Finding{Unreadable, key, err.Error(), "look at the store and its permissions, then verify again"})
+}
+
+// checkpoints reads the manifests that checkpoints of head pin.
+func (v *verification) checkpoints(head *Head) []pinnedState {
+	var out []pinnedState
+	seen := map[uint64]bool{head.ID: true}
+	for _, cp := range head.Manifest.Checkpoints {
+		if cp.ManifestID == head.ID {
+			// The newest state is looked at anyway, with more of the WAL.
+			continue
+		}
+		if seen[cp.ManifestID] {
+			continue
+		}
+		seen[cp.ManifestID] = true
+		key := ManifestKey(v.root, cp.ManifestID)
+		m, err := readManifest(v.ctx, v.s, key)
+		switch {
+		case err == nil:
+			out = append(out, pinnedState{cp.ManifestID, m, true})
+		case errors.Is(err, fs.ErrNotExist):
+			v.found(Finding{CheckpointDangling, key, fmt.Sprintf("checkpoint %s pins this manifest, which is gone; the collector stops at it and keeps everything", cp.ID),
+				"delete the checkpoint, or put the manifest back from a copy"})
+		case undecodable(err):
+			v.found(Finding{ManifestUnreadable, key, fmt.Sprintf("of checkpoint %s: %v", cp.ID, err), "delete the checkpoint, or put the manifest back from a copy"})
+		default:
+			v.unreadable(key, err)
+		}
+	}
+	return out
+}
+
+// needed returns the tables of all states, each once.
+func needed(root string, states []pinnedState) []*need {
+	byKey := map[string]*need{}
+	var all []*need
+	for _, st := range states {
+		keyOf := tableKeys(root, st.m)
+		st.m.Tables(func(t *manifest.Table) {
+			key := keyOf(t.ID)
+			n := byKey[key]
+			if n == nil {
+				n = &need{key: key}
+				byKey[key] = n
+				all = append(all, n)
+			}
+			n.views = append(n.views, neededView{st.id, *t})
+		})
+	}
+	return all
+}
+
+// walNeeded returns the WAL objects to be read and tells the holes among them.
+func (v *verification) walNeeded(states []pinnedState) []uint64 {
+	var all []uint64
+	for _, st := range states {
+		if st.m.WALStoreMarked && v.opts.WALStore == nil {
+			v.found(Finding{WALStoreUnknown, ManifestKey(v.root, st.id), ErrWALStore.Error() + ": its rows were not looked at", "name the store (--wal)"})
+			continue
+		}
+		ids, err := walIDs(v.ctx, v.wal, v.root, st.m, st.checkpoint)
+		if err != nil {
+			v.unreadable(WALKey(v.root, st.m.ReplayAfterWAL+1), err)
+			continue
+		}
+		if h, ok := errors.AsType[*wal.Hole](checkWAL(v.root, st.m, ids)); ok {
+			what := fmt.Sprintf("%v; manifest %d replays from %d", h, st.id, st.m.ReplayAfterWAL+1)
+			if len(ids) == 0 {
+				what += " and there is no WAL object at all"
+			}
+			v.found(Finding{WALHole, WALKey(v.root, h.ID), what,
+				"let nobody open the database for writing: a writer would take the hole for the end; put the object back from a copy, or name the WAL's own store if it has one (--wal)"})
+		}
+		all = append(all, ids...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func (v *verification) walObject(id uint64) {
+	key := WALKey(v.root, id)
+	o, err := readWAL(v.ctx, v.wal, key)
+	switch {
+	case err == nil:
+		v.mu.Lock()
+		v.rep.Rows += int64(len(o.Rows))
+		v.mu.Unlock()
+	case errors.Is(err, fs.ErrNotExist):
+		v.found(Finding{WALHole, key, "went away while it was looked at", "verify again"})
+	case errors.Is(err, sst.ErrFormat):
+		v.found(Finding{UnknownFormat, key, err.Error(), "a newer SlateDB may have written it: read it with a newer quarry"})
+	case errors.Is(err, sst.ErrCorrupt):
+		v.found(Finding{WALDamaged, key, err.Error(), "put it back from a copy; without it SlateDB refuses to open the database"})
+	default:
+		v.unreadable(key, err)
+	}
+}
