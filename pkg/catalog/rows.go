@@ -123,6 +123,35 @@ type Slate struct {
 	Readers       uint64            `json:"readers"`
 	RestorePoints uint64            `json:"restore_points"`
 	ObservedAt    time.Time         `json:"observed_at" doc:"The oldest of its placements'."`
+	// Where is what the store shows of it in each region, by region and root.
+	Where []SlateIn `json:"where" doc:"What the store shows of it in each region."`
+}
+
+// SlateIn is the part of a placement that a slate's row carries.
+type SlateIn struct {
+	Region         string         `json:"region"`
+	Root           string         `json:"root"`
+	Kind           Kind           `json:"kind"`
+	State          PlacementState `json:"state"`
+	Incarnation    string         `json:"incarnation"`
+	Lineage        string         `json:"lineage"`
+	ManifestID     *uint64        `json:"manifest_id"`
+	WriterEpoch    *uint64        `json:"writer_epoch"`
+	Position       *uint64        `json:"position"`
+	PositionDomain string         `json:"position_domain"`
+	Registered     bool           `json:"registered"`
+	Owner          string         `json:"owner,omitempty"`
+	Readers        []Reader       `json:"readers"`
+	Checkpoints    []Checkpoint   `json:"checkpoints"`
+}
+
+// In gives the part of p that its slate's row carries.
+func (p *Placement) In() SlateIn {
+	return SlateIn{
+		Region: p.Region, Root: p.Root, Kind: p.Kind, State: p.State, Incarnation: p.Incarnation, Lineage: p.Lineage,
+		ManifestID: p.ManifestID, WriterEpoch: p.WriterEpoch, Position: p.Position, PositionDomain: p.PositionDomain,
+		Registered: p.Registered, Owner: p.Owner, Readers: p.Readers, Checkpoints: p.Checkpoints,
+	}
 }
 
 // OwnerRow says who is responsible for a placement and what the store shows
