@@ -143,7 +143,9 @@ func (d *decoder) compaction(e fb.Table, version int) Compaction {
 		// The core takes a worker without a name for none at all.
 		if name, ok := w.String(0, "worker_id"); ok {
 			c.Worker = &Worker{ID: name}
-			if ms := w.Uint64(1, "last_heartbeat_ms", 0); ms != 0 {
+			if ms := w.Uint64(1, "last_heartbeat_ms", 0); ms > lastSecond*1000 {
+				w.Fail("last_heartbeat_ms", "%d ms is no time of a clock", ms)
+			} else if ms != 0 {
 				c.Worker.Heartbeat = time.UnixMilli(int64(ms)).UTC()
 			}
 		}

@@ -26,6 +26,10 @@ type Sample struct {
 // trackerVersion is the only encoding there is.
 const trackerVersion = 1
 
+// lastSecond ends the year 9999: what is later has no form in JSON, and no
+// clock shows it.
+const lastSecond = 253402300799
+
 // DecodeTracker reads what [Manifest.SequenceTracker] holds. Nothing at all,
 // as old writers leave it, is an empty tracker. What is malformed (the core
 // panics on it) is a *[FieldError] of the field sequence_tracker.
@@ -58,6 +62,9 @@ func (t *Tracker) decode(b []byte) error {
 	}
 	t.Samples = make([]Sample, n)
 	for i := range t.Samples {
+		if int64(times[i]) < 0 || times[i] > lastSecond {
+			return fmt.Errorf("sample %d: %d s is no time of a clock", i, int64(times[i]))
+		}
 		t.Samples[i] = Sample{Seq: seqs[i], Time: time.Unix(int64(times[i]), 0).UTC()}
 		// Differences are stored in 32 bits, so a writer can make a wrong
 		// one; searching in what does not ascend would give nonsense.
