@@ -40,6 +40,13 @@ type Hello struct {
 	Last catalog.Revision
 }
 
+// What BucketWhy says when BucketID is empty although the bucket can be read;
+// more may follow either. Anything else means that it cannot be read now.
+const (
+	BucketNotThere    = "not there"
+	BucketMayNotWrite = "may not write" // not there, and the agent may not make one
+)
+
 // Beat says that the agent lives and what it thinks of itself.
 type Beat struct {
 	Session SessionID
@@ -52,8 +59,8 @@ type Beat struct {
 	Reason     string
 	CannotKeep string // what it cannot record for lack of rights; empty: nothing
 	AgentClock time.Time
-	At         catalog.Revision // everything up to here has been sent
-	Digest     [32]byte         // root of the catalog.Digest over all facts the agent holds at At; zero: not given
+	At         catalog.Revision   // everything up to here has been sent
+	Digest     [32]byte           // root of the catalog.Digest over all facts the agent holds at At; zero: not given
 	Spend      map[string]float64 // requests per hour by class
 	Budget     float64
 }

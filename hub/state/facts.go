@@ -1,0 +1,538 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/quarry-db/quarry/hub/view"
+	"github.com/quarry-db/quarry/pkg/catalog"
+)
+
+type factKey struct {
+	kind catalog.FactKind
+	key  string
+}
+
+// said is a statement about a bucket that can be withdrawn: a restore point,
+// a registration, a lease, a finding.
+type said struct {
+	key  factKey
+	rev  catalog.Revision
+	root string // what it is about; "" for leases and for what is about no root
+	// gone remembers a withdrawal, so that an older fact does not undo it.
+	gone bool
+	// leaving: withdrawn, but shown as last seen while its placement is
+	// missing or its region blind.
+	leaving bool
+	since   time.Duration // when it last changed
+	lapsed  bool          // a lease that was not renewed for its time
+
+	restore      *catalog.RestorePoint
+	registration *catalog.Registration
+	lease        *catalog.Lease
+	finding      *catalog.Finding
+}
+
+// seat is a root of a region and everything that is known about it.
+type seat struct {
+	root string
+
+	// content is the last sighting that had any; nil: never seen. After it is
+	// settled it points into row, with the name that the agent gave apart.
+	content    *catalog.Sighting
+	name       string
+	contentRev catalog.Revision
+	bare       bool // content is only a name: it was never seen alive
+	observed   time.Time
+	renewed    bool // content is new since the row was made
+
+	presence    catalog.Seen
+	presenceWhy string
+	presenceRev catalog.Revision
+	agentStart  uint64 // who brought the content
+
+	said map[factKey]*said
+
+	looks     map[string]look // unnamed checkpoints, by id
+	due       time.Duration
+	conflicts []string // ids of registrations that differ from the standing one
+
+	declaredGone   bool
+	movedSinceGone bool
+
+	movedAt *time.Time
+	row     *catalog.Placement // as the view has it; nil: none
+}
+
+// look is how long a checkpoint has looked the same.
+type look struct {
+	manifest uint64
+	expires  time.Time
+	since    time.Duration
+	lapsed   bool
+}
+
+func (r *region) seat(root string) *seat {
+	st := r.seats[root]
+	if st == nil {
+		st = &seat{root: root}
+		r.seats[root] = st
+	}
+	return st
+}
+
+// newer says whether b may follow a. Of one start the counter decides; a
+// reporter of another start is the present, whatever its clock says, for only
+// the session that the hub chose is heard.
+func newer(a, b catalog.Revision) bool { return a.Start != b.Start || b.Counter > a.Counter }
+
+func (s *State) reporter(id SessionID) (*region, *session) {
+	p := s.sessions[id]
+	if p == nil || p.region.reporter != p {
+		return nil, nil
+	}
+	return p.region, p
+}
+
+func (s *State) delta(e Delta) {
+	r, p := s.reporter(e.Session)
+	// Before its snapshot a session's deltas say nothing whole, and of another
+	// bucket they say nothing about this region.
+	if r == nil || !p.synced || r.mismatch != "" {
+		return
+	}
+	s.stirred[r.name] = true
+	for i := range e.Facts {
+		s.apply(r, p, &e.Facts[i])
+	}
+	if e.Upto.Start == p.start && e.Upto.Compare(r.applied) > 0 {
+		r.applied = e.Upto
+	}
+	s.send(p.id, Ack{Applied: r.applied})
+}
+
+// guarded is how many live rows a snapshot may lack without a person's word.
+func guarded(live int) int { return max(10, live/10) }
+
+func (s *State) snapshot(e Snapshot) {
+	r, p := s.reporter(e.Session)
+	if r == nil || r.mismatch != "" {
+		return
+	}
+	s.stirred[r.name] = true
+	if r.blind != "" {
+		r.owed = true // asked for again when it can see
+		return
+	}
+	if len(e.Facts) == 0 && !e.Empty {
+		why := fmt.Sprintf("an empty snapshot of %s that does not say it is meant to be empty was not applied: check what its agent sees of the bucket", r.name)
+		s.noteCluster(p.cluster, why)
+		s.refuse(Hello{Session: p.id, Region: r.name, Cluster: p.cluster.name, Agent: p.agent}, why)
+		s.drop(p)
+		s.promote(r)
+		s.showCluster(p.cluster)
+		return
+	}
+	inside := make(map[factKey]bool, len(e.Facts))
+	for i := range e.Facts {
+		inside[factKey{e.Facts[i].Kind, e.Facts[i].Key}] = true
+	}
+	older := func(rev catalog.Revision) bool { return rev.Start != e.Upto.Start || rev.Counter <= e.Upto.Counter }
+
+	var live int
+	var lacking []*seat
+	for _, root := range sortedKeys(r.seats) {
+		st := r.seats[root]
+		if st.content == nil || st.presence == catalog.SeenMissing {
+			continue
+		}
+		live++
+		if !inside[factKey{catalog.FactPlacement, root}] && older(st.presenceRev) {
+			lacking = append(lacking, st)
+		}
+	}
+	for k, sd := range r.said {
+		switch {
+		case sd.gone:
+			delete(r.said, k) // the floor keeps it gone
+		case !inside[k] && older(sd.rev):
+			s.withdraw(r, sd, e.Upto)
+		}
+	}
+	for i := range e.Facts {
+		s.apply(r, p, &e.Facts[i])
+	}
+	for _, st := range lacking { // missing, never gone (P1)
+		st.presence, st.presenceRev = catalog.SeenMissing, e.Upto
+		st.presenceWhy = absentReason + ": its agent's report of everything does not have it any more"
+		s.touch(r, st.root)
+	}
+	if n := len(lacking); n > guarded(live) && !r.accepted {
+		s.set.Get(r.name).Reset = fmt.Sprintf("%s: a report of %s lacked %d of %d slates; if it is right as it is: quarry region accept %s",
+			regionReset, r.name, n, live, r.name)
+		s.setDone = false
+	}
+	r.accepted = false
+	r.applied, r.floor = e.Upto, e.Upto
+	p.synced, r.confirmed = true, true
+	at := s.wall
+	r.asOf = &at
+	s.send(p.id, Ack{Applied: r.applied})
+	r.snapped = true
+	s.tellAnew = r.name
+}
+
+// apply takes one fact into account. Applying is idempotent, and for the
+// facts of one start the order does not matter: the highest revision stays.
+func (s *State) apply(r *region, p *session, f *catalog.Fact) {
+	if f.Revision.Start != p.start {
+		s.setAside(r, kindName(f.Kind), f.Key, fmt.Sprintf("revision %s is of another start than this session's %d", f.Revision, p.start))
+		return
+	}
+	if f.Revision.Start == r.floor.Start && f.Revision.Counter <= r.floor.Counter {
+		return // contained in a snapshot
+	}
+	if why := malformed(f); why != "" {
+		s.setAside(r, kindName(f.Kind), f.Key, why)
+		return
+	}
+	if f.Kind == catalog.FactPlacement {
+		s.sighted(r, p, f)
+		return
+	}
+	k := factKey{f.Kind, f.Key}
+	old := r.said[k]
+	if old != nil && !newer(old.rev, f.Revision) {
+		return
+	}
+	if f.Gone != "" {
+		if old == nil {
+			r.said[k] = &said{key: k, rev: f.Revision, gone: true}
+		} else if !old.gone {
+			s.withdraw(r, old, f.Revision)
+		} else {
+			old.rev = f.Revision
+		}
+		return
+	}
+	sd := &said{key: k, rev: f.Revision, since: s.mono,
+		restore: f.RestorePoint, registration: f.Registration, lease: f.Lease, finding: f.Finding}
+	if old != nil && sd.lease != nil && old.lease != nil && *old.lease == *sd.lease {
+		sd.since, sd.lapsed = old.since, old.lapsed
+	}
+	if old != nil && !old.gone && old.registration != nil &&
+		(old.registration.Root != sd.registration.Root || old.registration.Slate != sd.registration.Slate) {
+		s.unseat(r, old) // an inbox object that was replaced, against the contract
+	}
+	s.place(r, sd)
+}
+
+// malformed says what is wrong with a fact, empty when nothing is.
+func malformed(f *catalog.Fact) string {
+	var has, want bool
+	switch f.Kind {
+	case catalog.FactPlacement:
+		if f.Gone != "" {
+			return "a placement is never withdrawn; it is sighted as missing"
+		}
+		if want = f.Sighting != nil; want && (f.Sighting.Root != f.Key || catalog.CheckName(f.Sighting.Root) != nil || catalog.CheckName(f.Sighting.Slate) != nil) {
+			return "root and slate must be names, and the root its key"
+		}
+		if want && f.Sighting.Seen != catalog.SeenLive && f.Sighting.Seen != catalog.SeenMissing && f.Sighting.Seen != catalog.SeenUnreadable {
+			return "seen must be live, missing or unreadable"
+		}
+		has = want
+	case catalog.FactRestorePoint:
+		has = f.RestorePoint != nil
+		if has && catalog.RestorePointKey(f.RestorePoint.Root, f.RestorePoint.ID) != f.Key {
+			return "root and id must be its key"
+		}
+	case catalog.FactRegistration:
+		has = f.Registration != nil
+		if has && f.Registration.ID != f.Key {
+			return "id must be its key"
+		}
+	case catalog.FactLease:
+		has = f.Lease != nil
+	case catalog.FactFinding:
+		has = f.Finding != nil
+		if has && catalog.FindingKey(f.Finding.Code, f.Finding.Root, f.Finding.Object) != f.Key {
+			return "code, root and object must be its key"
+		}
+	default:
+		return "a kind of fact that this hub does not know"
+	}
+	if has == (f.Gone != "") {
+		return "it must have a value or say why it is gone, one of the two"
+	}
+	return ""
+}
+
+func kindName(k catalog.FactKind) string {
+	switch k {
+	case catalog.FactPlacement:
+		return "placement"
+	case catalog.FactRestorePoint:
+		return "restore-point"
+	case catalog.FactRegistration:
+		return "registration"
+	case catalog.FactLease:
+		return "lease"
+	case catalog.FactFinding:
+		return "finding"
+	}
+	return fmt.Sprintf("kind-%d", k)
+}
+
+// sighted takes a sighting of a placement. What was seen and whether it is
+// there are two facets: a sighting that only says missing leaves what was
+// seen before as it was last seen.
+func (s *State) sighted(r *region, p *session, f *catalog.Fact) {
+	g := f.Sighting
+	st := r.seat(f.Key)
+	bare := g.Seen != catalog.SeenLive && g.ManifestID == nil && g.WriterEpoch == nil && g.Position == nil
+	fresh := st.content == nil || newer(st.contentRev, f.Revision)
+	takes := fresh && !bare || st.content == nil || st.bare && (fresh || !bare)
+	if takes && regressed(st.content, g) {
+		// A read of the past (a list that lags): within one incarnation
+		// manifests only grow. It says nothing about being there either.
+		return
+	}
+	if takes {
+		c := *g
+		st.content, st.name, st.contentRev, st.bare = &c, g.Slate, f.Revision, bare
+		st.observed, st.renewed = s.wall, true
+		restarted := st.agentStart != p.start
+		st.agentStart = p.start
+		if restarted && st.row != nil {
+			st.keepIncarnation()
+		}
+	}
+	if st.presence == "" || newer(st.presenceRev, f.Revision) {
+		st.presence, st.presenceWhy, st.presenceRev = g.Seen, g.Reason, f.Revision
+	}
+	s.touch(r, st.root)
+}
+
+// keepIncarnation: an agent that may not write in its bucket mints a new
+// incarnation at every start of its own. When nothing else speaks for another
+// database, it is the one that was there.
+func (st *seat) keepIncarnation() {
+	was, is := &st.row.Sighting, st.content
+	if was.IncarnationKept || is.IncarnationKept || is.Predecessor != "" || was.Incarnation == "" {
+		return
+	}
+	if was.ManifestID != nil && is.ManifestID != nil && *is.ManifestID >= *was.ManifestID {
+		row := *st.row
+		row.Incarnation = is.Incarnation // follows without an event
+		st.row = &row
+	}
+}
+
+func regressed(was, is *catalog.Sighting) bool {
+	return was != nil && was.Incarnation == is.Incarnation && was.ManifestID != nil && is.ManifestID != nil && *is.ManifestID < *was.ManifestID
+}
+
+// place puts a statement where it is looked for.
+func (s *State) place(r *region, sd *said) {
+	r.said[sd.key] = sd
+	switch {
+	case sd.lease != nil:
+		of := r.leases[sd.lease.Slate]
+		if of == nil {
+			of = map[string]*said{}
+			r.leases[sd.lease.Slate] = of
+		}
+		of[sd.key.key] = sd
+		s.b.SetLease(&view.Lease{Region: r.name, Key: sd.key.key, Lease: *sd.lease})
+		s.touchSlate(r, sd.lease.Slate)
+		return
+	case sd.registration != nil:
+		sd.root = strings.Trim(sd.registration.Root, "/")
+		s.b.SetRegistration(&view.Registration{Region: r.name, Registration: *sd.registration})
+		if sd.root == "" {
+			of := r.rootless[sd.registration.Slate]
+			if of == nil {
+				of = map[string]*said{}
+				r.rootless[sd.registration.Slate] = of
+			}
+			of[sd.key.key] = sd
+			s.touchRegistered(r, sd.registration.Slate)
+			return
+		}
+	case sd.restore != nil:
+		sd.root = sd.restore.Root
+	case sd.finding != nil:
+		sd.root = sd.finding.Root
+	}
+	st := r.seat(sd.root)
+	if st.said == nil {
+		st.said = map[factKey]*said{}
+	}
+	st.said[sd.key] = sd
+	s.touch(r, sd.root)
+}
+
+// withdraw takes a statement back, as of a revision. The seat decides when it
+// is settled whether it is still shown.
+func (s *State) withdraw(r *region, sd *said, at catalog.Revision) {
+	sd.rev = at
+	switch {
+	case sd.lease != nil:
+		s.touchSlate(r, sd.lease.Slate)
+		if s.shownAsLastSeen(r, sd.lease.Slate) {
+			sd.leaving = true
+			return
+		}
+		s.unseat(r, sd)
+	case sd.registration != nil && sd.root == "":
+		s.touchRegistered(r, sd.registration.Slate)
+		s.unseat(r, sd)
+	default:
+		sd.leaving = true
+		s.touch(r, sd.root)
+	}
+}
+
+// unseat removes a statement from everywhere but the memory that it is gone.
+func (s *State) unseat(r *region, sd *said) {
+	switch {
+	case sd.lease != nil:
+		delete(r.leases[sd.lease.Slate], sd.key.key)
+		if len(r.leases[sd.lease.Slate]) == 0 {
+			delete(r.leases, sd.lease.Slate)
+		}
+		s.b.RemoveLease(r.name, sd.key.key)
+		s.touchSlate(r, sd.lease.Slate)
+	case sd.registration != nil:
+		if of := r.rootless[sd.registration.Slate]; of != nil {
+			delete(of, sd.key.key)
+		}
+		s.b.RemoveRegistration(r.name, sd.registration.ID)
+	case sd.restore != nil:
+		s.b.RemoveRestorePoint(r.name, sd.restore.Root, sd.restore.ID)
+	case sd.finding != nil:
+		s.b.RemoveFinding(r.name, sd.finding.Code, sd.finding.Root, sd.finding.Object)
+	}
+	if st := r.seats[sd.root]; st != nil {
+		delete(st.said, sd.key)
+		s.touch(r, sd.root)
+	}
+	sd.restore, sd.registration, sd.lease, sd.finding = nil, nil, nil, nil
+	sd.gone, sd.leaving = true, false
+}
+
+// shownAsLastSeen reports whether statements about a slate stay although the
+// bucket no longer has them: all its placements are missing, or nobody can see.
+func (s *State) shownAsLastSeen(r *region, slate string) bool {
+	if r.blind != "" || r.mismatch != "" {
+		return true
+	}
+	some := false
+	for p := range s.b.PlacementsOf(slate) {
+		if p.Region != r.name {
+			continue
+		}
+		some = true
+		if r.seats[p.Root].presence != catalog.SeenMissing {
+			return false
+		}
+	}
+	return some
+}
+
+func (s *State) touchSlate(r *region, slate string) {
+	for p := range s.b.PlacementsOf(slate) {
+		if p.Region == r.name {
+			s.touch(r, p.Root)
+		}
+	}
+}
+
+func (s *State) touchRegistered(r *region, slate string) {
+	for _, sd := range r.said {
+		if sd.registration != nil && sd.registration.Slate == slate && sd.root != "" {
+			s.touch(r, sd.root)
+		}
+	}
+}
+
+func (s *State) quarantined(e Quarantined) {
+	if r, _ := s.reporter(e.Session); r != nil {
+		s.setAside(r, e.Kind, e.Key, e.Why)
+	}
+}
+
+// setAside shows a record that could not be taken, until the next snapshot.
+func (s *State) setAside(r *region, kind, key, why string) {
+	object := kind + " " + strings.ReplaceAll(strings.ToValidUTF8(key, "?"), "\x00", " ")
+	if len(object) > 300 {
+		object = strings.ToValidUTF8(object[:300], "") + "…"
+	}
+	f := &catalog.Finding{
+		Code: "record-quarantined", Region: r.name, Object: object,
+		What: fmt.Sprintf("a record of the agent was put aside: %s", why),
+		Cure: "update the agent or the hub so that both speak the same version",
+	}
+	k := factKey{catalog.FactFinding, catalog.FindingKey(f.Code, "", f.Object)}
+	if old := r.said[k]; old != nil && !old.gone && old.finding.What == f.What {
+		old.leaving = false
+		return
+	}
+	s.place(r, &said{key: k, finding: f, since: s.mono})
+	s.stirred[r.name] = true
+}
+
+func (s *State) forget(e ForgetPlacement) error {
+	r := s.regions[e.Region]
+	if r == nil {
+		return fmt.Errorf("region %s is not in the region set: %w", e.Region, fs.ErrNotExist)
+	}
+	var seats []*seat
+	if st := r.seats[e.Slate]; st != nil && st.row != nil {
+		seats = append(seats, st)
+	} else {
+		for p := range s.b.PlacementsOf(e.Slate) {
+			if p.Region == r.name {
+				seats = append(seats, r.seats[p.Root])
+			}
+		}
+	}
+	if len(seats) == 0 {
+		return fmt.Errorf("placement of %s in %s: %w", e.Slate, e.Region, fs.ErrNotExist)
+	}
+	var errs []error
+	for _, st := range seats {
+		if st.presence != catalog.SeenMissing {
+			errs = append(errs, fmt.Errorf("%s in %s is %s; only what is missing can be forgotten: %w", st.root, r.name, st.row.State, ErrNotMissing))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for _, st := range seats {
+		s.emit(catalog.Event{Type: catalog.EventSlateForgotten, Region: r.name, Slate: st.row.Slate, Root: st.root,
+			Before: string(catalog.SeenMissing), After: e.By,
+			What: fmt.Sprintf("%s forgot the missing %s", firstOf(e.By, "somebody"), st.root)})
+		s.vacate(r, st)
+	}
+	s.stirred[r.name] = true
+	return nil
+}
+
+// vacate removes a placement's row. Only a person's word leads here (P1).
+func (s *State) vacate(r *region, st *seat) {
+	for _, x := range st.content.External {
+		s.unpin(r, x.Path, st.root)
+	}
+	s.slates[st.row.Slate] = true
+	r.placements--
+	r.missing--
+	s.b.RemovePlacement(r.name, st.root)
+	st.content, st.row, st.looks, st.movedAt = nil, nil, nil, nil
+	st.presence, st.presenceWhy = "", ""
+	s.touch(r, st.root)
+}

@@ -1,0 +1,265 @@
+package state
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tidwall/btree"
+
+	"github.com/quarry-db/quarry/hub/view"
+	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/regions"
+)
+
+// Saved is what a hub remembers of its life before.
+type Saved struct {
+	Regions regions.Set
+	// View is the newest saved view that was whole; nil: none.
+	View *SavedView
+	// Events are the entries of the event log that are kept, in order. Those
+	// after View.Event happened after the view was saved.
+	Events []catalog.Event
+}
+
+// SavedView is a view read back. The state takes the rows as its own.
+type SavedView struct {
+	Seq   uint64    `json:"seq"`
+	Event uint64    `json:"event"` // the last event that the rows contain
+	At    time.Time `json:"at"`
+
+	Regions       []*catalog.Region
+	Clusters      []*catalog.Cluster
+	Placements    []*catalog.Placement
+	RestorePoints []*catalog.RestorePoint
+	Owners        []*catalog.OwnerRow
+	Findings      []*catalog.Finding
+	Registrations []*view.Registration
+	Leases        []*view.Lease
+}
+
+// New begins a hub's life at now with what it remembers. Every region is
+// stale, for none has been heard; its rows are yesterday's and say so.
+func New(cfg Config, saved Saved, now time.Time) *State {
+	cfg = cfg.withDefaults()
+	start := uint64(max(0, now.UnixMicro()))
+	if saved.View != nil {
+		start = max(start, saved.View.Seq)
+	}
+	s := &State{
+		cfg: cfg, set: saved.Regions.Clone(), setDone: true,
+		regions: map[string]*region{}, sessions: map[SessionID]*session{},
+		b:     view.NewBuilder(start, cfg.MaxEvents, cfg.MaxChanges),
+		told:  map[string]string{},
+		due:   btree.NewBTreeG(deadline.less),
+		seats: map[seatKey]bool{}, slates: map[string]bool{}, stirred: map[string]bool{}, refused: map[string]bool{},
+	}
+	s.clock(now)
+	s.names = s.set.Names()
+	for _, n := range s.names {
+		s.regions[n] = &region{
+			name: n, seats: map[string]*seat{}, leases: map[string]map[string]*said{}, rootless: map[string]map[string]*said{},
+			pins: map[string]map[string]bool{}, said: map[factKey]*said{}, clusters: map[string]*cluster{}, since: s.wall,
+		}
+		s.stirred[n] = true
+	}
+	upto := uint64(0)
+	if saved.View != nil {
+		s.load(saved.View)
+		upto = saved.View.Event
+	}
+	for i := range saved.Events {
+		e := saved.Events[i]
+		s.b.AddEvent(&e)
+		s.recall(&e, e.Seq > upto)
+	}
+	s.b.StartEventsAt(upto)
+	for _, n := range s.names {
+		s.touchAll(s.regions[n])
+	}
+	s.settleAll()
+	return s
+}
+
+func (s *State) load(v *SavedView) {
+	for _, row := range v.Regions {
+		r := s.regions[row.Name]
+		if r == nil {
+			continue
+		}
+		r.asOf, r.bucket, r.cannotKeep, r.since = row.AsOf, row.Bucket, row.CannotKeep, row.Since
+		switch row.State {
+		case catalog.RegionConnected, catalog.RegionSuspect:
+			r.told, r.since = "connected", s.wall
+		case catalog.RegionReset:
+			r.told, r.since = "reset", s.wall
+		case catalog.RegionBlind:
+			r.told, r.since = "blind", s.wall
+		}
+		r.state = catalog.RegionStale
+	}
+	for _, row := range v.Clusters {
+		if r := s.regions[row.Region]; r != nil {
+			c := &cluster{name: row.Name, region: r, row: *row}
+			r.clusters[row.Name] = c
+			s.showCluster(c)
+		}
+	}
+	for _, row := range v.Placements {
+		if r := s.regions[row.Region]; r != nil && row.Root != "" {
+			s.seatSaved(r, row)
+		}
+	}
+	for _, row := range v.Owners {
+		if r := s.regions[row.Region]; r != nil && row.Root != "" {
+			r.seat(row.Root).movedAt = row.MovedAt
+			s.b.SetOwner(row)
+		}
+	}
+	for _, row := range v.RestorePoints {
+		if r := s.regions[row.Region]; r != nil {
+			s.b.SetRestorePoint(row)
+			s.place(r, &said{key: factKey{catalog.FactRestorePoint, catalog.RestorePointKey(row.Root, row.ID)}, restore: row})
+		}
+	}
+	for _, row := range v.Findings {
+		r := s.regions[row.Region]
+		if r == nil {
+			continue
+		}
+		s.b.SetFinding(row)
+		if row.Code == conflictCode {
+			st := r.seat(row.Root)
+			st.conflicts = append(st.conflicts, row.Object)
+			continue
+		}
+		s.place(r, &said{key: factKey{catalog.FactFinding, catalog.FindingKey(row.Code, row.Root, row.Object)}, finding: row})
+	}
+	for _, row := range v.Registrations {
+		if r := s.regions[row.Region]; r != nil {
+			s.place(r, &said{key: factKey{catalog.FactRegistration, row.ID}, registration: &row.Registration})
+		}
+	}
+	for _, row := range v.Leases {
+		if r := s.regions[row.Region]; r != nil {
+			s.place(r, &said{key: factKey{catalog.FactLease, row.Key}, lease: &row.Lease})
+		}
+	}
+}
+
+// seatSaved gives a saved placement its seat.
+func (s *State) seatSaved(r *region, row *catalog.Placement) {
+	st := r.seat(row.Root)
+	st.row, st.content, st.name = row, &row.Sighting, row.Slate
+	st.observed = row.ObservedAt
+	st.presence, st.presenceWhy = row.Seen, row.Reason
+	st.movedSinceGone = strings.Contains(row.Disagreement, movingText)
+	lapsed := map[string]bool{}
+	for _, rd := range row.Readers {
+		lapsed[rd.ID] = rd.Lapsed
+	}
+	for _, c := range row.Checkpoints {
+		if c.Name == "" {
+			if st.looks == nil {
+				st.looks = map[string]look{}
+			}
+			st.looks[c.ID] = look{manifest: c.ManifestID, expires: timeOf(c.Expires), lapsed: lapsed[c.ID]}
+		}
+	}
+	r.placements++
+	if row.Seen == catalog.SeenMissing {
+		r.missing++
+	}
+	s.b.SetPlacement(row, false)
+	s.slates[row.Slate] = true
+	s.repin(r, st, nil, row.External)
+}
+
+// recall makes use of a kept event. late: it happened after the view was
+// saved, so the rows do not know of it yet; what it tells must not be told
+// again.
+func (s *State) recall(e *catalog.Event, late bool) {
+	r := s.regions[e.Region]
+	if r == nil {
+		return
+	}
+	switch e.Type {
+	case catalog.EventRegionConnected, catalog.EventRegionStale, catalog.EventRegionBlind, catalog.EventRegionReset:
+		r.told = e.After
+	}
+	if !late {
+		return
+	}
+	switch e.Type {
+	case catalog.EventSlateAppeared, catalog.EventSlateMissing, catalog.EventSlateBack, catalog.EventUnreadable:
+		s.recallPresence(r, e)
+	case catalog.EventSlateForgotten:
+		if st := r.seats[e.Root]; st != nil && st.row != nil {
+			s.vacate(r, st)
+		}
+	case catalog.EventWriterChanged, catalog.EventIncarnation:
+		st := r.seats[e.Root]
+		if st == nil || st.row == nil {
+			return
+		}
+		row := *st.row
+		if e.Type == catalog.EventIncarnation {
+			row.Incarnation = e.After
+		} else if n, err := strconv.ParseUint(e.After, 10, 64); err == nil {
+			at := e.Time
+			row.WriterEpoch, row.WriterSince = &n, &at
+		}
+		s.b.SetPlacement(&row, false)
+		st.row, st.content = &row, &row.Sighting
+	case catalog.EventReaderChanged:
+		s.told[toldKey(r.name, "readers", e.Root)] = e.After
+	case catalog.EventRegistered, catalog.EventDeregistered:
+		s.told[toldKey(r.name, "owner", e.Root)] = e.After
+	case catalog.EventSnapshotIncomplete:
+		s.told[toldKey(r.name, "point\x00"+e.After, e.Root)] = string(catalog.RestoreIncomplete)
+	case catalog.EventFinding:
+		s.told[toldKey(r.name, "finding\x00"+e.After, e.Root)] = "found"
+	}
+}
+
+// recallPresence brings a row to what the log says of its being there. A row
+// that the log alone knows has nothing but its name until it is seen again.
+func (s *State) recallPresence(r *region, e *catalog.Event) {
+	if e.Root == "" {
+		return
+	}
+	st := r.seats[e.Root]
+	if st == nil || st.row == nil {
+		row := &catalog.Placement{Region: r.name, ObservedAt: e.Time, FirstSeen: e.Time, StateSince: e.Time, State: catalog.StateStale}
+		row.Slate, row.Root, row.Seen = e.Slate, e.Root, catalog.Seen(e.After)
+		row.Readers, row.Checkpoints = []catalog.Reader{}, []catalog.Checkpoint{}
+		s.seatSaved(r, row)
+		r.seats[e.Root].bare = true
+		return
+	}
+	row := *st.row
+	was := row.Seen
+	row.Seen, row.Reason = catalog.Seen(e.After), ""
+	if row.Seen != catalog.SeenLive {
+		_, row.Reason, _ = strings.Cut(e.What, ": ")
+	}
+	if was != catalog.SeenMissing && row.Seen == catalog.SeenMissing {
+		r.missing++
+	} else if was == catalog.SeenMissing && row.Seen != catalog.SeenMissing {
+		r.missing--
+	}
+	s.b.SetPlacement(&row, false)
+	st.row, st.content, st.presence, st.presenceWhy = &row, &row.Sighting, row.Seen, row.Reason
+}
+
+// Rows gives what a saved view has to contain, as lists; for the ledger.
+func Rows(v *view.View) *SavedView {
+	return &SavedView{
+		Seq: v.Seq(), Event: v.LastEvent(), At: v.At(),
+		Regions: slices.Collect(v.Regions()), Clusters: slices.Collect(v.Clusters()),
+		Placements: slices.Collect(v.Placements()), RestorePoints: slices.Collect(v.RestorePoints()),
+		Owners: slices.Collect(v.Owners()), Findings: slices.Collect(v.Findings()),
+		Registrations: slices.Collect(v.Registrations()), Leases: slices.Collect(v.Leases()),
+	}
+}

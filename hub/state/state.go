@@ -1,0 +1,277 @@
+package state
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tidwall/btree"
+
+	"github.com/quarry-db/quarry/hub/view"
+	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/regions"
+)
+
+// Config are the limits by which the hub judges. Its zero value works.
+type Config struct {
+	// StaleAfter is how long a region may be silent before its rows are no
+	// longer called current; 60 s.
+	StaleAfter time.Duration
+	// SuspectAfter is how late a beat may be before it shows; three beats.
+	SuspectAfter time.Duration
+	// Beat is how often agents are asked to beat; 5 s.
+	Beat time.Duration
+	// Spread is the window over which agents scatter a reconnect; two beats.
+	Spread time.Duration
+	// ReaderMargin is how long after its lifetime an unchanged checkpoint or
+	// lease still counts as a reader; 15 minutes, longer than the slowest look
+	// of an agent (DESIGN §5: at most 10 minutes apart).
+	ReaderMargin time.Duration
+	// MaxEvents and MaxChanges bound the event log and the log of changed
+	// rows; zero: the defaults of package view.
+	MaxEvents, MaxChanges int
+}
+
+func (c Config) withDefaults() Config {
+	c.StaleAfter = cmp.Or(c.StaleAfter, time.Minute)
+	c.Beat = cmp.Or(c.Beat, 5*time.Second)
+	c.SuspectAfter = min(cmp.Or(c.SuspectAfter, 3*c.Beat), c.StaleAfter)
+	c.Spread = cmp.Or(c.Spread, 2*c.Beat)
+	c.ReaderMargin = cmp.Or(c.ReaderMargin, 15*time.Minute)
+	c.MaxEvents = cmp.Or(c.MaxEvents, view.DefaultMaxEvents)
+	return c
+}
+
+// Ready is what has to happen after a step, in this order: the records become
+// durable, the messages leave, the view is published.
+type Ready struct {
+	// Records must be durable before Send leaves the process: an agent that
+	// was told of a bucket's incarnation which the hub forgets after a crash
+	// would be judged by another one.
+	Records []Record
+	Send    []Send
+	// Changed: [State.View] has something new.
+	Changed bool
+	// Err is the refusal of a person's command ([AcceptRegion],
+	// [ForgetPlacement]); then nothing else has changed.
+	Err error
+}
+
+// Record is something that must not be forgotten: one of the types below.
+type Record interface{ record() }
+
+// RegionsRecord is the next version of the region set.
+type RegionsRecord struct{ Set regions.Set }
+
+// EventsRecord are entries of the event log, in order, all from one step.
+type EventsRecord struct{ Events []catalog.Event }
+
+func (RegionsRecord) record() {}
+func (EventsRecord) record()  {}
+
+// Refusals of people's commands.
+var (
+	ErrNotMissing      = errors.New("not missing")
+	ErrNothingToAccept = errors.New("nothing to accept")
+)
+
+// State is what the hub knows. One goroutine owns it.
+type State struct {
+	cfg Config
+	set regions.Set
+
+	// mono is the time the hub has been alive for, by which all patience is
+	// measured. It never goes back, whatever the wall clock does; a jump ahead
+	// makes regions stale until their next beat (P2).
+	mono time.Duration
+	last time.Time // the now of the last step
+	wall time.Time // the same in UTC, for people
+
+	regions  map[string]*region
+	names    []string // of regions, in order
+	sessions map[SessionID]*session
+	newest   SessionID
+
+	b     *view.Builder
+	shown *view.View
+	told  map[string]string // what the event log said after the saved view
+
+	due *btree.BTreeG[deadline]
+
+	// What this step has touched.
+	out      Ready
+	events   []catalog.Event
+	setDone  bool // the set as recorded is the set
+	seats    map[seatKey]bool
+	slates   map[string]bool
+	stirred  map[string]bool // regions to judge again
+	tellAnew string          // a region of which everything is told now
+	refused  map[string]bool // refusals told already, so that retries are not
+}
+
+type seatKey struct{ region, root string }
+
+// deadline is when a seat has to be looked at again without news: a reader of
+// it may have lapsed.
+type deadline struct {
+	at           time.Duration
+	region, root string
+}
+
+func (d deadline) less(o deadline) bool {
+	return cmp.Or(cmp.Compare(d.at, o.at), cmp.Compare(d.region, o.region), cmp.Compare(d.root, o.root)) < 0
+}
+
+// Step takes one event into account. It is total and deterministic: the same
+// state, event and time give the same result, and no event is an error of the
+// caller's. now need not grow.
+func (s *State) Step(e Event, now time.Time) Ready {
+	s.clock(now)
+	s.out = Ready{}
+	switch e := e.(type) {
+	case Hello:
+		s.hello(e)
+	case Beat:
+		s.beat(e)
+	case Delta:
+		s.delta(e)
+	case Snapshot:
+		s.snapshot(e)
+	case Quarantined:
+		s.quarantined(e)
+	case Closed:
+		s.closed(e)
+	case Tick:
+		s.tick()
+	case AcceptRegion:
+		s.out.Err = s.accept(e)
+	case ForgetPlacement:
+		s.out.Err = s.forget(e)
+	}
+	s.settleAll()
+	if !s.setDone {
+		s.set.Number++
+		s.out.Records = append(s.out.Records, RegionsRecord{s.set.Clone()})
+		s.setDone = true
+	}
+	if len(s.events) > 0 {
+		s.out.Records = append(s.out.Records, EventsRecord{s.events})
+		s.events = nil
+	}
+	if s.tellAnew != "" {
+		for k := range s.told {
+			if strings.HasPrefix(k, s.tellAnew+"\x00") {
+				delete(s.told, k)
+			}
+		}
+		s.tellAnew = ""
+	}
+	s.out.Changed = s.b.Touched()
+	return s.out
+}
+
+// View gives the state as it is after the last step. Views may be read by
+// anybody; this call belongs to the owner of the state.
+func (s *State) View() *view.View {
+	if s.shown == nil || s.b.Touched() || !s.shown.At().Equal(s.wall) {
+		s.shown = s.b.Publish(s.wall)
+	}
+	return s.shown
+}
+
+// Set is the region set as it stands.
+func (s *State) Set() regions.Set { return s.set.Clone() }
+
+func (s *State) clock(now time.Time) {
+	if !s.last.IsZero() {
+		// Sub uses the monotonic reading when both have one.
+		s.mono += max(0, now.Sub(s.last))
+	}
+	s.last = now
+	s.wall = now.UTC()
+}
+
+func (s *State) tick() {
+	for _, n := range s.names {
+		s.stirred[n] = true
+		s.relieve(s.regions[n])
+	}
+	for {
+		d, some := s.due.Min()
+		if !some || d.at > s.mono {
+			return
+		}
+		s.due.Delete(d)
+		if r := s.regions[d.region]; r != nil {
+			if st := r.seats[d.root]; st != nil {
+				st.due = 0
+				s.touch(r, d.root)
+			}
+		}
+	}
+}
+
+func (s *State) send(to SessionID, m Message) { s.out.Send = append(s.out.Send, Send{to, m}) }
+
+func (s *State) emit(e catalog.Event) {
+	e.Seq = s.b.LastEvent() + 1
+	e.Time = s.wall
+	s.events = append(s.events, e)
+	s.b.AddEvent(&e)
+}
+
+func (s *State) touch(r *region, root string) { s.seats[seatKey{r.name, root}] = true }
+
+func (s *State) touchAll(r *region) {
+	for root := range r.seats {
+		s.touch(r, root)
+	}
+}
+
+// settleAll makes the rows say what the step has brought. Settling one seat
+// may touch others (a clone's parent), so it goes on until nothing is left;
+// each round is in order, so that events are.
+func (s *State) settleAll() {
+	for _, n := range sortedKeys(s.stirred) {
+		s.judge(s.regions[n])
+	}
+	for len(s.seats) > 0 {
+		round := make([]seatKey, 0, len(s.seats))
+		for k := range s.seats {
+			round = append(round, k)
+		}
+		clear(s.seats)
+		slices.SortFunc(round, func(a, b seatKey) int {
+			return cmp.Or(cmp.Compare(a.region, b.region), cmp.Compare(a.root, b.root))
+		})
+		for _, k := range round {
+			r := s.regions[k.region]
+			if st := r.seats[k.root]; st != nil {
+				s.settle(r, st)
+				s.stirred[r.name] = true
+			}
+		}
+	}
+	for _, n := range sortedKeys(s.slates) {
+		s.settleSlate(n)
+	}
+	clear(s.slates)
+	for _, n := range sortedKeys(s.stirred) {
+		s.showRegion(s.regions[n])
+	}
+	clear(s.stirred)
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
