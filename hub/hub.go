@@ -1,0 +1,457 @@
+// Package hub is the loop that owns what the hub knows: one goroutine takes
+// events, steps the state, makes records durable, sends messages and publishes
+// the view, in this order. It has no way to any region's bucket.
+//
+// Begin with [New] and [Hub.Run].
+package hub
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quarry-db/quarry/hub/ledger"
+	"github.com/quarry-db/quarry/hub/state"
+	"github.com/quarry-db/quarry/hub/view"
+)
+
+// Config says how to run a hub. Store and Post must be set; the rest has
+// defaults.
+type Config struct {
+	// Regions as named at start; they begin an empty store, and are held
+	// against the stored set otherwise. Empty: the stored set.
+	Regions []string
+	Store   ledger.Store
+	// Post hands a message to a session. It must not block and may be called
+	// for a session that has ended.
+	Post  func(to state.SessionID, m state.Message)
+	State state.Config
+	// Now is the hub's clock; time.Now, whose readings are monotonic.
+	Now func() time.Time
+	Log *slog.Logger
+	// Holder and ID name this process in its claim of the store.
+	Holder, ID string
+	// Mailbox is how many events wait before [Hub.Deliver] does; 1024.
+	Mailbox int
+	// SaveEvery is how often the view is saved when it changes; 30 s.
+	SaveEvery time.Duration
+}
+
+// ErrStopped is returned to callers of a hub whose Run has ended.
+var ErrStopped = errors.New("the hub has stopped")
+
+const (
+	tickEvery  = time.Second
+	checkEvery = 10 * time.Second // how often to look for another hub
+	storeWait  = 5 * time.Second  // how long the loop waits for the store
+	storeRest  = 10 * time.Second // and leaves it alone after that
+	finalWait  = 30 * time.Second // for the last save
+	batchLimit = 256              // events taken before they are published
+)
+
+// Hub is a running hub, or one about to run.
+type Hub struct {
+	cfg    Config
+	log    *slog.Logger
+	ledger *ledger.Ledger
+	state  *state.State
+
+	mailbox chan letter
+	stopped chan struct{}
+
+	current atomic.Pointer[view.View]
+	mu      sync.Mutex
+	newer   chan struct{} // closed when a newer view is published
+
+	// Of the loop alone.
+	owed     []state.Record // not durable yet, in order
+	held     []state.Send   // waiting for a region set to become durable
+	restTill time.Time
+	failing  bool
+
+	stats struct{ events, failures, unsaved, savedAt atomic.Int64 }
+}
+
+type letter struct {
+	event state.Event
+	reply chan error // nil: nobody waits
+}
+
+// New opens the store and remembers. It writes the claim to the store and
+// starts nothing; [Hub.View] works from now on and shows yesterday's rows.
+func New(ctx context.Context, cfg Config) (*Hub, error) {
+	if cfg.Store == nil || cfg.Post == nil {
+		return nil, errors.New("hub: Config.Store and Config.Post must be set")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	cfg.Mailbox = cmp.Or(cfg.Mailbox, 1024)
+	cfg.SaveEvery = cmp.Or(cfg.SaveEvery, 30*time.Second)
+	now := cfg.Now()
+	l, saved, err := ledger.Open(ctx, cfg.Store, ledger.Config{
+		Regions: cfg.Regions, Holder: cfg.Holder, ID: cfg.ID, Now: now, MaxEvents: cfg.State.MaxEvents, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	h := &Hub{
+		cfg: cfg, log: cfg.Log, ledger: l, state: state.New(cfg.State, saved, now),
+		mailbox: make(chan letter, cfg.Mailbox), stopped: make(chan struct{}), newer: make(chan struct{}),
+	}
+	h.current.Store(h.state.View())
+	return h, nil
+}
+
+// View is the newest published view. Anybody may call it at any time.
+func (h *Hub) View() *view.View { return h.current.Load() }
+
+// Wait returns when a view with a Seq above seq is published, or the context
+// or the hub ends.
+func (h *Hub) Wait(ctx context.Context, seq uint64) error {
+	for {
+		h.mu.Lock()
+		newer := h.newer
+		h.mu.Unlock()
+		if h.View().Seq() > seq {
+			return nil
+		}
+		select {
+		case <-newer:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-h.stopped:
+			return ErrStopped
+		}
+	}
+}
+
+// Deliver hands an event to the loop, which owns it and what it points to
+// from then on. It waits while the mailbox is full, and does not wait for the
+// event to be taken into account. Events of one caller keep their order.
+func (h *Hub) Deliver(ctx context.Context, e state.Event) error {
+	return h.deliver(ctx, letter{event: e})
+}
+
+func (h *Hub) deliver(ctx context.Context, l letter) error {
+	select {
+	case <-h.stopped:
+		return ErrStopped
+	default:
+	}
+	select {
+	case h.mailbox <- l:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-h.stopped:
+		return ErrStopped
+	}
+}
+
+// AcceptRegion is a person's word that a region is right as it is now. The
+// error wraps fs.ErrNotExist for a region not in the set and
+// [state.ErrNothingToAccept] when nobody asked.
+func (h *Hub) AcceptRegion(ctx context.Context, name, by string) error {
+	return h.command(ctx, state.AcceptRegion{Region: name, By: by})
+}
+
+// Forget removes the row of a missing placement at a person's word; slate is
+// its name or its root. The error wraps fs.ErrNotExist when there is none and
+// [state.ErrNotMissing] when it is not missing.
+func (h *Hub) Forget(ctx context.Context, region, slate, by string) error {
+	return h.command(ctx, state.ForgetPlacement{Region: region, Slate: slate, By: by})
+}
+
+func (h *Hub) command(ctx context.Context, e state.Event) error {
+	reply := make(chan error, 1)
+	if err := h.deliver(ctx, letter{e, reply}); err != nil {
+		return err
+	}
+	select {
+	case err := <-reply:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-h.stopped:
+		select {
+		case err := <-reply:
+			return err
+		default:
+			return ErrStopped
+		}
+	}
+}
+
+// Run runs the loop until ctx ends, then saves the view and returns nil. It
+// returns an error that is [ledger.ErrTaken] when another hub holds the store.
+// It may be called once.
+func (h *Hub) Run(ctx context.Context) error {
+	defer close(h.stopped)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	fatal := make(chan error, 1)
+	var keeping sync.WaitGroup
+	keeping.Go(func() {
+		if err := h.keep(ctx); err != nil {
+			fatal <- err
+		}
+	})
+	defer keeping.Wait()
+	defer cancel() // runs first
+
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case l := <-h.mailbox:
+			if err := h.take(ctx, l); err != nil {
+				return err
+			}
+		case <-tick.C:
+			if err := h.take(ctx, letter{event: state.Tick{}}); err != nil {
+				return err
+			}
+		case err := <-fatal:
+			return err
+		case <-ctx.Done():
+			cancel()
+			keeping.Wait()
+			return h.finish(ctx)
+		}
+	}
+}
+
+// take steps through one event and those that wait behind it, then lets the
+// results out.
+func (h *Hub) take(ctx context.Context, l letter) error {
+	type answer struct {
+		to  chan error
+		err error
+	}
+	var answers []answer
+	var send []state.Send
+	changed := false
+	for n := 0; ; n++ {
+		ready := h.state.Step(l.event, h.cfg.Now())
+		h.stats.events.Add(1)
+		h.owe(ready.Records)
+		send = append(send, ready.Send...)
+		changed = changed || ready.Changed
+		if l.reply != nil {
+			answers = append(answers, answer{l.reply, ready.Err})
+		}
+		_, ticked := l.event.(state.Tick)
+		if n >= batchLimit || ticked {
+			break
+		}
+		select {
+		case l = <-h.mailbox:
+			continue
+		default:
+		}
+		break
+	}
+	unsaved, err := h.persist(ctx)
+	if errors.Is(err, ledger.ErrTaken) {
+		return err
+	}
+	h.post(send)
+	h.publish()
+	for _, a := range answers {
+		if a.err == nil && unsaved {
+			a.err = fmt.Errorf("done, but not recorded yet: the hub's store fails; it is tried again: %w", err)
+		}
+		a.to <- a.err
+	}
+	return nil
+}
+
+// owe adds records to what has to become durable; batches of events that
+// follow each other become one.
+func (h *Hub) owe(records []state.Record) {
+	for _, rec := range records {
+		if e, ok := rec.(state.EventsRecord); ok && len(h.owed) > 0 {
+			if last, ok := h.owed[len(h.owed)-1].(state.EventsRecord); ok {
+				last.Events = append(last.Events[:len(last.Events):len(last.Events)], e.Events...)
+				h.owed[len(h.owed)-1] = last
+				continue
+			}
+		}
+		h.owed = append(h.owed, rec)
+	}
+}
+
+// persist makes the owed records durable. A store that fails does not stop
+// the hub from showing what it sees (P10): records are kept and tried again,
+// loudly.
+func (h *Hub) persist(ctx context.Context) (unsaved bool, err error) {
+	if len(h.owed) == 0 {
+		return false, nil
+	}
+	if h.failing && h.cfg.Now().Before(h.restTill) {
+		return true, errStoreRests
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeWait)
+	defer cancel()
+	for len(h.owed) > 0 {
+		if err := h.ledger.Append(ctx, h.owed[0]); err != nil {
+			if errors.Is(err, ledger.ErrTaken) {
+				return true, err
+			}
+			h.failing, h.restTill = true, h.cfg.Now().Add(storeRest)
+			h.stats.failures.Add(1)
+			h.stats.unsaved.Store(int64(len(h.owed)))
+			h.log.Error("the hub's store fails: events are shown and not recorded; it is tried again", "error", err, "records", len(h.owed))
+			return true, err
+		}
+		h.owed = h.owed[1:]
+	}
+	if h.failing {
+		h.failing = false
+		h.log.Info("the hub's store works again; all events are recorded")
+	}
+	h.stats.unsaved.Store(0)
+	h.owed = nil
+	return false, nil
+}
+
+var errStoreRests = errors.New("the store failed a moment ago")
+
+// post lets messages out, but none while a region set is not durable: an
+// agent must not act on a bucket's incarnation that a crash would make the
+// hub forget.
+func (h *Hub) post(send []state.Send) {
+	h.held = append(h.held, send...)
+	for _, rec := range h.owed {
+		if _, ok := rec.(state.RegionsRecord); ok {
+			h.shedAcks()
+			return
+		}
+	}
+	for _, m := range h.held {
+		h.cfg.Post(m.To, m.Message)
+	}
+	h.held = nil
+}
+
+// shedAcks keeps only the newest acknowledgement of each session among the
+// held messages, so that they stay few.
+func (h *Hub) shedAcks() {
+	newest := map[state.SessionID]int{}
+	for i, m := range h.held {
+		if _, ok := m.Message.(state.Ack); ok {
+			newest[m.To] = i
+		}
+	}
+	kept := h.held[:0]
+	for i, m := range h.held {
+		if _, ok := m.Message.(state.Ack); !ok || newest[m.To] == i {
+			kept = append(kept, m)
+		}
+	}
+	h.held = kept
+}
+
+func (h *Hub) publish() {
+	v := h.state.View()
+	before := h.current.Swap(v)
+	if before.Seq() == v.Seq() {
+		return
+	}
+	h.mu.Lock()
+	close(h.newer)
+	h.newer = make(chan struct{})
+	h.mu.Unlock()
+}
+
+// keep saves the view now and then, and looks whether the store is still ours.
+func (h *Hub) keep(ctx context.Context) error {
+	check := time.NewTicker(checkEvery)
+	defer check.Stop()
+	save := time.NewTicker(h.cfg.SaveEvery)
+	defer save.Stop()
+	savedSeq, quiet := uint64(0), 0
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-check.C:
+			if err := h.ledger.Check(ctx); errors.Is(err, ledger.ErrTaken) {
+				return err
+			}
+		case <-save.C:
+			v := h.View()
+			// What only grew older is saved rarely.
+			if quiet++; v.Seq() == savedSeq && quiet < 10 {
+				continue
+			}
+			if err := h.save(ctx, v); err != nil {
+				continue
+			}
+			savedSeq, quiet = v.Seq(), 0
+		}
+	}
+}
+
+func (h *Hub) save(ctx context.Context, v *view.View) error {
+	if err := h.ledger.SaveView(ctx, v); err != nil {
+		if ctx.Err() == nil {
+			h.stats.failures.Add(1)
+			h.log.Error("the view was not saved; it is tried again", "error", err)
+		}
+		return err
+	}
+	h.stats.savedAt.Store(v.At().UnixMilli())
+	return nil
+}
+
+// finish records and saves before the end. A hub whose store was taken must
+// not get here.
+func (h *Hub) finish(ctx context.Context) error {
+	h.restTill = time.Time{}
+	_, err := h.persist(ctx)
+	if errors.Is(err, ledger.ErrTaken) {
+		return err
+	}
+	h.publish()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalWait)
+	defer cancel()
+	if cerr := h.ledger.Check(ctx); errors.Is(cerr, ledger.ErrTaken) {
+		return cerr
+	}
+	serr := h.save(ctx, h.View())
+	if err = errors.Join(err, serr); err != nil {
+		return fmt.Errorf("end the hub: %w", err)
+	}
+	return nil
+}
+
+// Stats are numbers for metrics, since the start.
+type Stats struct {
+	Events        int64 // taken by the loop
+	Waiting       int64 // in the mailbox now
+	StoreFailures int64 // failed writes to the hub's store
+	Unrecorded    int64 // records that wait for the store now
+	SavedAt       time.Time
+}
+
+// Stats gives the numbers of now. Anybody may call it.
+func (h *Hub) Stats() Stats {
+	st := Stats{
+		Events: h.stats.events.Load(), Waiting: int64(len(h.mailbox)),
+		StoreFailures: h.stats.failures.Load(), Unrecorded: h.stats.unsaved.Load(),
+	}
+	if at := h.stats.savedAt.Load(); at != 0 {
+		st.SavedAt = time.UnixMilli(at).UTC()
+	}
+	return st
+}
