@@ -249,10 +249,7 @@ func (b *Bucket) SignedURL(ctx context.Context, method, key string, ttl time.Dur
 
 // call does one request: checks the key, bounds the time, counts, translates.
 func (b *Bucket) call(ctx context.Context, method Method, key string, size int, do func(ctx *bounded, full string) error) error {
-	if err := checkKey(b.prefix + key); err != nil || key == "" {
-		if err == nil {
-			err = fmt.Errorf("an empty key: %w", fs.ErrInvalid)
-		}
+	if err := checkKey(key, b.prefix+key, method == PutNew || method == Put); err != nil {
 		return b.translate(ctx, method, key, err)
 	}
 	if err := ctx.Err(); err != nil {
@@ -285,15 +282,27 @@ func (b *Bucket) tally(err error) {
 	}
 }
 
-// checkKey refuses what some store cannot hold, on all of them alike.
-func checkKey(key string) error {
+// checkKey refuses what some store cannot hold, on all of them alike: key as the
+// caller gave it, full as the store sees it. What others have written may have
+// odder names than what we write.
+func checkKey(key, full string, write bool) error {
 	switch {
-	case len(key) > 1024:
-		return fmt.Errorf("a key of %d bytes, 1024 are allowed: %w", len(key), fs.ErrInvalid)
-	case !utf8.ValidString(key):
+	case key == "":
+		return fmt.Errorf("an empty key: %w", fs.ErrInvalid)
+	case len(full) > 1024:
+		return fmt.Errorf("a key of %d bytes, 1024 are allowed: %w", len(full), fs.ErrInvalid)
+	case !utf8.ValidString(full):
 		return fmt.Errorf("a key must be UTF-8: %w", fs.ErrInvalid)
-	case strings.ContainsRune(key, 0):
+	case strings.ContainsRune(full, 0):
 		return fmt.Errorf("a key with a zero byte: %w", fs.ErrInvalid)
+	}
+	if !write {
+		return nil
+	}
+	for segment := range strings.SplitSeq(full, "/") {
+		if segment == "" || segment == "." || segment == ".." {
+			return fmt.Errorf("a key with a segment %q: %w", segment, fs.ErrInvalid)
+		}
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func open(t testing.TB, url string) *bucket.Bucket {
 func TestConformance(t *testing.T) {
 	t.Run("mem", func(t *testing.T) {
 		buckettest.Run(t, func(t *testing.T) *bucket.Bucket { return open(t, "mem://") },
-			buckettest.Caps{OddSegments: true, KeyBesideFolder: true, StagedNames: true})
+			buckettest.Caps{KeyBesideFolder: true, StagedNames: true})
 	})
 	t.Run("file", func(t *testing.T) {
 		buckettest.Run(t, func(t *testing.T) *bucket.Bucket { return open(t, t.TempDir()) },
@@ -34,6 +34,6 @@ func TestConformance(t *testing.T) {
 	})
 	t.Run("below a prefix", func(t *testing.T) {
 		buckettest.Run(t, func(t *testing.T) *bucket.Bucket { return open(t, "mem:///some/where") },
-			buckettest.Caps{OddSegments: true, KeyBesideFolder: true, StagedNames: true})
+			buckettest.Caps{KeyBesideFolder: true, StagedNames: true})
 	})
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"gocloud.dev/blob"
@@ -44,14 +43,8 @@ type cloudStore struct {
 	// close releases what the blob buckets do not own.
 	close func() error
 
-	extra  func(Method)  // counts requests the caller did not ask for
-	proven atomic.Int64  // when the bucket was last known to be there, unix ns
-	trust  time.Duration // for how long that is taken as true
+	extra func(Method) // counts requests the caller did not ask for
 }
-
-// A bucket that was there ten seconds ago is there. A poller that misses once a
-// second would otherwise pay for a probe each time.
-const trustProof = 10 * time.Second
 
 func (s *cloudStore) Get(ctx context.Context, key string, announce func(int64)) ([]byte, error) {
 	r, err := s.reads.NewReader(ctx, key, nil)
@@ -95,7 +88,6 @@ func (s *cloudStore) Stat(ctx context.Context, key string) (Object, error) {
 	if err != nil {
 		return Object{}, s.judge(ctx, err, true)
 	}
-	s.seen()
 	return Object{Key: key, Size: attrs.Size, Modified: attrs.ModTime}, nil
 }
 
@@ -118,7 +110,6 @@ func (s *cloudStore) List(ctx context.Context, prefix, after string, level bool,
 		if err != nil {
 			return s.judge(ctx, err, false)
 		}
-		s.seen()
 		var p Page
 		for _, o := range objects {
 			switch {
@@ -164,7 +155,6 @@ func (s *cloudStore) Put(ctx context.Context, key string, data []byte, onlyNew b
 	if err != nil {
 		return s.judge(ctx, err, false)
 	}
-	s.seen()
 	return nil
 }
 
@@ -175,13 +165,13 @@ func (s *cloudStore) Delete(ctx context.Context, key string) error {
 	if err := s.reads.Delete(ctx, key); err != nil {
 		return s.judge(ctx, err, true)
 	}
-	s.seen()
 	return nil
 }
 
 func (s *cloudStore) SignedURL(ctx context.Context, method, key string, ttl time.Duration) (string, error) {
 	if s.sign != nil {
-		return s.sign(ctx, method, key, ttl)
+		signed, err := s.sign(ctx, method, key, ttl)
+		return signed, s.judge(ctx, err, false)
 	}
 	signed, err := s.reads.SignedURL(ctx, key, &blob.SignedURLOptions{Method: method, Expiry: ttl})
 	if gcerrors.Code(err) == gcerrors.Unimplemented {
@@ -201,13 +191,10 @@ func (s *cloudStore) Close() error {
 	return err
 }
 
-func (s *cloudStore) seen() { s.proven.Store(time.Now().UnixNano()) }
-
 // judge settles the class of a raw error. onObject says that the call was about
 // an object that may be missing; a 404 to any other call is about the bucket.
 func (s *cloudStore) judge(ctx context.Context, err error, onObject bool) error {
 	if err == nil {
-		s.seen()
 		return nil
 	}
 	class := s.class(err)
@@ -215,14 +202,13 @@ func (s *cloudStore) judge(ctx context.Context, err error, onObject bool) error 
 		switch {
 		case !onObject:
 			class = ErrNoBucket
-		case s.prove != nil && s.vague(err) && time.Since(time.Unix(0, s.proven.Load())) > s.trust:
+		case s.prove != nil && s.vague(err):
 			if probe := s.prove(ctx); probe != nil {
 				if class = s.class(probe); class == fs.ErrNotExist {
 					class = ErrNoBucket
 				}
 				err = fmt.Errorf("%w (asked because the object is missing)", probe)
 			} else {
-				s.seen()
 			}
 		}
 	}

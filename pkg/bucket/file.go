@@ -66,6 +66,15 @@ func (s *fileStore) missing(err error) error {
 	return fs.ErrNotExist
 }
 
+// find is path for reading: what a folder cannot hold is not there.
+func (s *fileStore) find(key string) (string, error) {
+	path, err := s.path(key)
+	if err != nil {
+		return "", s.missing(fs.ErrNotExist)
+	}
+	return path, nil
+}
+
 func (s *fileStore) path(key string) (string, error) {
 	for segment := range strings.SplitSeq(key, "/") {
 		switch {
@@ -90,7 +99,7 @@ func staged(name string) bool {
 }
 
 func (s *fileStore) open(key string) (*os.File, fs.FileInfo, error) {
-	path, err := s.path(key)
+	path, err := s.find(key)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -138,7 +147,7 @@ func (s *fileStore) GetRange(_ context.Context, key string, off, n int64) ([]byt
 }
 
 func (s *fileStore) Stat(_ context.Context, key string) (Object, error) {
-	path, err := s.path(key)
+	path, err := s.find(key)
 	if err != nil {
 		return Object{}, err
 	}
@@ -155,7 +164,7 @@ func (s *fileStore) Stat(_ context.Context, key string) (Object, error) {
 // Delete leaves empty folders behind: removing them could pull one from under a
 // process that has just made it to write there. List does not show them.
 func (s *fileStore) Delete(_ context.Context, key string) error {
-	path, err := s.path(key)
+	path, err := s.find(key)
 	if err != nil {
 		return err
 	}

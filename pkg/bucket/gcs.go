@@ -68,7 +68,7 @@ func openGCS(ctx context.Context, u *url.URL) (Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &cloudStore{reads: reads, writes: reads, answer: gcsAnswer, trust: trustProof, close: client.Close}
+	s := &cloudStore{reads: reads, writes: reads, answer: gcsAnswer, close: client.Close}
 	s.beforeWrite = func(as func(any) bool) error {
 		var object **storage.ObjectHandle
 		if as(&object) {
@@ -86,7 +86,11 @@ func openGCS(ctx context.Context, u *url.URL) (Store, error) {
 			q.StartOffset = after // inclusive
 		}
 	}
-	s.vague = func(error) bool { return true }
+	// Google says which of the two is missing; others of the protocol may not.
+	s.vague = func(err error) bool {
+		_, code := gcsAnswer(err)
+		return code != "NoSuchKey"
+	}
 	s.prove = func(ctx context.Context) error {
 		s.extra(List)
 		it := client.Bucket(u.Host).Objects(ctx, &storage.Query{Projection: storage.ProjectionNoACL})
@@ -114,6 +118,9 @@ func gcsAnswer(err error) (status int, code string) {
 	case errors.As(err, &api):
 		if api.Code == http.StatusNotFound && (strings.Contains(api.Body, "NoSuchBucket") || strings.Contains(api.Body, "specified bucket does not exist")) {
 			return api.Code, "NoSuchBucket"
+		}
+		if api.Code == http.StatusNotFound && (strings.Contains(api.Body, "NoSuchKey") || strings.Contains(api.Body, "No such object")) {
+			return api.Code, "NoSuchKey"
 		}
 		return api.Code, ""
 	case errors.Is(err, storage.ErrBucketNotExist):

@@ -126,7 +126,7 @@ func below(b *Bucket, prefix string) (*Bucket, error) {
 	if prefix == "" {
 		return b, nil
 	}
-	if err := checkKey(prefix); err != nil {
+	if err := checkKey(prefix, prefix, true); err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", b.URL(), err)
 	}
 	return b.Sub(prefix), nil

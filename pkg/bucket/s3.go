@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
@@ -80,7 +81,7 @@ func openS3(ctx context.Context, u *url.URL) (Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &cloudStore{reads: reads, writes: writes, answer: s3Answer, looksFirst: true, trust: trustProof}
+	s := &cloudStore{reads: reads, writes: writes, answer: s3Answer, looksFirst: true}
 	s.startAfter = func(as func(any) bool, after string) {
 		var in *s3.ListObjectsV2Input
 		if as(&in) {
@@ -100,7 +101,32 @@ func openS3(ctx context.Context, u *url.URL) (Store, error) {
 		}
 		return err
 	}
+	s.sign = s3Signer(reading, u.Host)
 	return s, nil
+}
+
+// s3Signer signs all three methods; gocloud leaves out DELETE.
+func s3Signer(client *s3.Client, name string) func(ctx context.Context, method, key string, ttl time.Duration) (string, error) {
+	presign := s3.NewPresignClient(client)
+	return func(ctx context.Context, method, key string, ttl time.Duration) (string, error) {
+		lasting := s3.WithPresignExpires(ttl)
+		var (
+			signed *v4.PresignedHTTPRequest
+			err    error
+		)
+		switch method {
+		case http.MethodGet:
+			signed, err = presign.PresignGetObject(ctx, &s3.GetObjectInput{Bucket: &name, Key: &key}, lasting)
+		case http.MethodPut:
+			signed, err = presign.PresignPutObject(ctx, &s3.PutObjectInput{Bucket: &name, Key: &key}, lasting)
+		case http.MethodDelete:
+			signed, err = presign.PresignDeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &name, Key: &key}, lasting)
+		}
+		if err != nil {
+			return "", err
+		}
+		return signed.URL, nil
+	}
 }
 
 func s3Endpoint(given string) (*string, error) {

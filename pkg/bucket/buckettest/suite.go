@@ -17,9 +17,6 @@ import (
 
 // Caps says where stores may differ. The zero value is the least.
 type Caps struct {
-	// OddSegments: keys may have empty, "." and ".." segments and may begin or
-	// end with "/".
-	OddSegments bool
 	// KeyBesideFolder: "a" and "a/b" may both be there.
 	KeyBesideFolder bool
 	// StagedNames: names such as x#1 are names like any other.
