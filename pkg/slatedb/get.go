@@ -15,7 +15,7 @@ import (
 // block of each table that may hold the key, never a whole table.
 func (r *Reader) Get(ctx context.Context, key []byte) (Entry, error) {
 	var rows []sst.Row
-	for _, row := range r.wal.in(span{key, after(key)}) {
+	for _, row := range r.replayed.in(span{key, after(key)}) {
 		rows = append(rows, row)
 		if !row.Merge() {
 			return entryOf(key, rows) // nothing in a table is newer

@@ -16,6 +16,7 @@ import (
 
 	"github.com/quarry-db/quarry/pkg/slatedb/manifest"
 	"github.com/quarry-db/quarry/pkg/slatedb/sst"
+	"github.com/quarry-db/quarry/pkg/slatedb/wal"
 )
 
 var (
@@ -25,6 +26,11 @@ var (
 	// ErrUninitialized is wrapped when a database is a clone whose making
 	// has not ended.
 	ErrUninitialized = errors.New("the database is a clone under construction")
+	// ErrMissing is wrapped when an object that a manifest needs is not
+	// there. It does not wrap [fs.ErrNotExist], which says of a database, a
+	// checkpoint or a key that there is none: that is an answer, this is
+	// damage, or the database has moved on since the reader was opened.
+	ErrMissing = errors.New("the manifest needs this object and it is not there; if the database has moved on meanwhile, a new reader does not need it")
 )
 
 // ReaderOptions say what a [Reader] shows. The zero value shows the newest
@@ -56,7 +62,7 @@ type Reader struct {
 	manifestID uint64
 	m          *manifest.Manifest
 	trees      []tree
-	wal        memory
+	replayed   memory
 	walTail    uint64
 	cache      *blockCache
 
@@ -103,7 +109,7 @@ func OpenReader(ctx context.Context, s Store, root string, opts ReaderOptions) (
 			}
 		}
 		r, err := open(ctx, c, root, head, opts)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		if _, hole := errors.AsType[*wal.Hole](err); err == nil || !hole && !errors.Is(err, ErrMissing) {
 			return r, err
 		}
 		// The writer may have gone on and the collector after it: only
@@ -142,7 +148,7 @@ func open(ctx context.Context, c *counter, root string, head *Head, opts ReaderO
 	if err != nil {
 		return nil, err
 	}
-	r.wal, r.walTail = rows, tail
+	r.replayed, r.walTail = rows, tail
 	return r, nil
 }
 
@@ -186,10 +192,18 @@ func Checkpoint(m *manifest.Manifest, want string) (manifest.Checkpoint, error) 
 	return manifest.Checkpoint{}, fmt.Errorf("%d checkpoints are named %q; choose one by its id, %s for example", len(found), want, found[0].ID)
 }
 
+// missing turns the error for an object that is not there into [ErrMissing].
+func missing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrMissing
+	}
+	return err
+}
+
 func readManifest(ctx context.Context, s Store, key string) (*manifest.Manifest, error) {
 	raw, err := s.Get(ctx, key)
 	if err != nil {
-		return nil, &ObjectError{Key: key, Err: err}
+		return nil, &ObjectError{Key: key, Err: missing(err)}
 	}
 	m, err := manifest.Decode(raw)
 	if err != nil {
@@ -227,7 +241,7 @@ func (r *Reader) plant() {
 			t.Table = sst.NewTable(func(ctx context.Context, off, n int64) ([]byte, error) {
 				b, err := r.store.GetRange(ctx, key, off, n)
 				if err != nil {
-					return nil, &ObjectError{Key: key, Err: err}
+					return nil, &ObjectError{Key: key, Err: missing(err)}
 				}
 				return b, nil
 			}, v.Info)
@@ -263,13 +277,13 @@ func (r *Reader) Manifest() *manifest.Manifest { return r.m }
 func (r *Reader) WALTail() uint64 { return r.walTail }
 
 // WALRows returns how many rows the reader has from the WAL alone.
-func (r *Reader) WALRows() int { return len(r.wal) }
+func (r *Reader) WALRows() int { return len(r.replayed) }
 
 // LastSeq returns the greatest sequence number the reader shows.
 func (r *Reader) LastSeq() uint64 {
 	last := r.m.LastL0Seq
-	for i := range r.wal {
-		last = max(last, r.wal[i].Seq)
+	for i := range r.replayed {
+		last = max(last, r.replayed[i].Seq)
 	}
 	return last
 }
@@ -327,7 +341,7 @@ func (r *Reader) scan(ctx context.Context, w span, next func(*view) bool) iter.S
 
 // sources adds all that may hold keys of w, the newest first.
 func (r *Reader) sources(ctx context.Context, w span, m *merge) {
-	if rows := r.wal.in(w); len(rows) > 0 {
+	if rows := r.replayed.in(w); len(rows) > 0 {
 		m.add(&memorySource{rows: rows}, rows[0].Key)
 	}
 	add := func(views []tablePart) {

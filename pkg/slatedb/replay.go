@@ -91,7 +91,7 @@ func replay(ctx context.Context, s Store, root string, m *manifest.Manifest, che
 func readWAL(ctx context.Context, s Store, key string) (wal.Object, error) {
 	raw, err := s.Get(ctx, key)
 	if err != nil {
-		return wal.Object{}, &ObjectError{Key: key, Err: err}
+		return wal.Object{}, &ObjectError{Key: key, Err: missing(err)}
 	}
 	o, err := wal.Decode(raw)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -235,11 +234,11 @@ func (v *verification) checkpoints(head *Head) []pinnedState {
 		switch {
 		case err == nil:
 			out = append(out, pinnedState{cp.ManifestID, m, true})
-		case errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, ErrMissing):
 			v.found(Finding{CheckpointDangling, key, fmt.Sprintf("checkpoint %s pins this manifest, which is gone; the collector stops at it and keeps everything", cp.ID),
 				"delete the checkpoint, or put the manifest back from a copy"})
 		case undecodable(err):
-			v.found(Finding{ManifestUnreadable, key, fmt.Sprintf("of checkpoint %s: %v", cp.ID, err), "delete the checkpoint, or put the manifest back from a copy"})
+			v.found(Finding{ManifestUnreadable, key, fmt.Sprintf("checkpoint %s pins it: %v", cp.ID, err), "delete the checkpoint, or put the manifest back from a copy"})
 		default:
 			v.unreadable(key, err)
 		}
@@ -297,12 +296,15 @@ func (v *verification) walNeeded(states []pinnedState) []uint64 {
 func (v *verification) walObject(id uint64) {
 	key := WALKey(v.root, id)
 	o, err := readWAL(v.ctx, v.wal, key)
+	if oe, ok := errors.AsType[*ObjectError](err); ok {
+		err = oe.Err // the finding names the object already
+	}
 	switch {
 	case err == nil:
 		v.mu.Lock()
 		v.rep.Rows += int64(len(o.Rows))
 		v.mu.Unlock()
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, ErrMissing):
 		v.found(Finding{WALHole, key, "went away while it was looked at", "verify again"})
 	case errors.Is(err, sst.ErrFormat):
 		v.found(Finding{UnknownFormat, key, err.Error(), "a newer SlateDB may have written it: read it with a newer quarry"})

@@ -42,9 +42,6 @@ func ParseFooter(tail []byte, size int64) (f Footer, need int64, err error) {
 	trailer := tail[len(tail)-TrailerLen:]
 	f.InfoOffset = binary.BigEndian.Uint64(trailer[4:])
 	f.Format = binary.BigEndian.Uint16(trailer[12:])
-	if f.Format != V1 && f.Format != V2 {
-		return Footer{}, 0, fault(PartFooter, at, formatError(f.Format))
-	}
 	if f.InfoOffset > uint64(at) {
 		return Footer{}, 0, fault(PartFooter, at, corrupt("info at %d of %d bytes", f.InfoOffset, size))
 	}
@@ -59,6 +56,11 @@ func ParseFooter(tail []byte, size int64) (f Footer, need int64, err error) {
 	body, err := checked(stored)
 	if err != nil {
 		return Footer{}, 0, fault(PartInfo, int64(f.InfoOffset), err)
+	}
+	// Only now: what is cut off ends with any number, but not with one behind
+	// an info that has its checksum.
+	if f.Format != V1 && f.Format != V2 {
+		return Footer{}, 0, fault(PartFooter, at, formatError(f.Format))
 	}
 	if f.Info, err = parseInfo(bytes.Clone(body)); err != nil {
 		return Footer{}, 0, fault(PartInfo, int64(f.InfoOffset), err)
