@@ -143,7 +143,8 @@ func (s *State) judgeRows(r *region) {
 	case catalog.RegionStale, catalog.RegionBlind:
 		code, _, _ := strings.Cut(r.reason, ":")
 		was, _, _ := strings.Cut(r.rowsWhy, ":")
-		if !r.rowsStale || code != was {
+		// A blind agent may word each failure differently: the code decides.
+		if !r.rowsStale || code != was || r.mismatch != "" && r.reason != r.rowsWhy {
 			r.rowsStale, r.rowsWhy = true, r.reason
 			s.touchAll(r)
 		}
@@ -248,7 +249,7 @@ func (s *State) accept(e AcceptRegion) error {
 	}
 	known := s.set.Get(r.name)
 	if r.mismatch == "" && known.Reset == "" {
-		return fmt.Errorf("region %s is %s, there is nothing to accept: %w", r.name, r.state, ErrNothingToAccept)
+		return fmt.Errorf("region %s is %s: %w", r.name, r.state, ErrNothingToAccept)
 	}
 	before := known.BucketID
 	s.emit(catalog.Event{Type: catalog.EventRegionAccepted, Region: r.name, Before: firstOf(r.mismatch, known.Reset), After: e.By,

@@ -39,13 +39,16 @@ func (s *State) settle(r *region, st *seat) {
 		st.movedSinceGone = st.movedSinceGone || own.gone
 	}
 
-	points, verified := s.settlePoints(r, st, own)
-	found := s.settleFindings(r, st, own)
 	var row *catalog.Placement
 	if st.content != nil {
 		row = s.row(r, st, own)
-		row.RestorePoints, row.VerifiedRestorePoints, row.Findings = points, verified, found
 		s.tellRow(r, st, old, row)
+	}
+	points, verified := s.settlePoints(r, st, own)
+	found := s.settleFindings(r, st, own)
+	if row != nil {
+		row.RestorePoints, row.VerifiedRestorePoints, row.Findings = points, verified, found
+		s.tellLost(r, old, row)
 		s.putRow(r, st, old, row)
 	}
 	s.settleOwner(r, st, own, row)
@@ -107,7 +110,10 @@ func (s *State) row(r *region, st *seat, own standing) *catalog.Placement {
 		if old.State == row.State {
 			row.StateSince = old.StateSince
 		}
-		if old.WriterEpoch != nil && row.WriterEpoch != nil && *old.WriterEpoch != *row.WriterEpoch {
+		switch {
+		case another(old, row):
+			row.WriterSince = nil // of this database no change was seen
+		case writerChanged(old, row):
 			at := s.wall
 			row.WriterSince = &at
 		}
@@ -119,6 +125,15 @@ func (s *State) row(r *region, st *seat, own standing) *catalog.Placement {
 	row.PinnedBy = sortedKeys(r.pins[st.root])
 	row.Disagreement = s.disagreement(r, st, own, row)
 	return row
+}
+
+// another reports whether the root has another database than before.
+func another(old, row *catalog.Placement) bool {
+	return old.Incarnation != row.Incarnation && old.Incarnation != "" && row.Incarnation != ""
+}
+
+func writerChanged(old, row *catalog.Placement) bool {
+	return old.WriterEpoch != nil && row.WriterEpoch != nil && *old.WriterEpoch != *row.WriterEpoch
 }
 
 // putRow hands the row to the view, and wakes watchers only when it says
@@ -182,12 +197,12 @@ func (s *State) tellRow(r *region, st *seat, old, row *catalog.Placement) {
 		return
 	}
 	e.Before, e.After = "", ""
-	if old.Incarnation != row.Incarnation && old.Incarnation != "" && row.Incarnation != "" {
+	if another(old, row) {
 		e.Type, e.Before, e.After = catalog.EventIncarnation, old.Incarnation, row.Incarnation
 		e.What = fmt.Sprintf("%s is another database than before; what was known of the old one is void", row.Root)
 		s.emit(e)
 	}
-	if old.WriterEpoch != nil && row.WriterEpoch != nil && *old.WriterEpoch != *row.WriterEpoch {
+	if writerChanged(old, row) && !another(old, row) {
 		e.Type, e.Before, e.After = catalog.EventWriterChanged, strconv.FormatUint(*old.WriterEpoch, 10), strconv.FormatUint(*row.WriterEpoch, 10)
 		e.What = fmt.Sprintf("the writer epoch of %s went from %s to %s", row.Root, e.Before, e.After)
 		s.emit(e)
@@ -198,11 +213,15 @@ func (s *State) tellRow(r *region, st *seat, old, row *catalog.Placement) {
 		e.What = fmt.Sprintf("%s has %s readers, had %s", row.Root, after, before)
 		s.emit(e)
 	}
-	if old.RestorePoints > 0 && row.RestorePoints == 0 && row.Seen != catalog.SeenMissing {
-		e.Type, e.Before, e.After = catalog.EventLastSnapshotLost, strconv.FormatUint(old.RestorePoints, 10), "0"
-		e.What = fmt.Sprintf("%s has no restore point left in %s", row.Root, r.name)
-		s.emit(e)
+}
+
+// tellLost tells that a placement's last restore point went.
+func (s *State) tellLost(r *region, old, row *catalog.Placement) {
+	if old == nil || old.RestorePoints == 0 || row.RestorePoints > 0 || row.Seen == catalog.SeenMissing {
+		return
 	}
+	s.emit(catalog.Event{Type: catalog.EventLastSnapshotLost, Region: r.name, Slate: row.Slate, Root: row.Root,
+		Before: strconv.FormatUint(old.RestorePoints, 10), After: "0", What: fmt.Sprintf("%s has no restore point left in %s", row.Root, r.name)})
 }
 
 // say reports whether something differs from what the event log says of it,
@@ -373,6 +392,7 @@ func (s *State) settleSlate(name string) {
 			row = &catalog.Slate{Name: name, Kind: p.Kind, State: p.State, ObservedAt: p.ObservedAt, Regions: []string{}, Lineages: []string{}}
 		}
 		row.Placements++
+		row.Where = append(row.Where, p.In())
 		if !slices.Contains(row.Regions, p.Region) {
 			row.Regions = append(row.Regions, p.Region)
 		}
