@@ -56,7 +56,7 @@ type mirror struct {
 }
 
 func newMirror(t testing.TB) *mirror {
-	return &mirror{t: t, beat: 20 * time.Millisecond, open: map[state.SessionID]state.Hello{},
+	return &mirror{t: t, beat: 100 * time.Millisecond, open: map[state.SessionID]state.Hello{},
 		closed: map[state.SessionID]string{}, facts: map[key]catalog.Fact{}, bad: map[key]catalog.Sum{}}
 }
 

@@ -220,6 +220,7 @@ func (s *Server) open(h state.Hello) *session {
 		log:      s.o.Log.With("region", h.Region, "cluster", h.Cluster),
 		poke:     make(chan struct{}, 1),
 		refused:  make(chan struct{}),
+		greeting: make(chan struct{}, 1),
 		beat:     s.o.Beat,
 		maxFrame: s.o.MaxFrame,
 		intake:   intake{start: h.Start, token: binary.BigEndian.Uint64(token[:]) | 1, number: 1, maxStaged: s.o.MaxSnapshot},
@@ -259,11 +260,11 @@ func (s *Server) closed(se *session, why error) {
 
 // serve takes frames until something ends the session, and says what.
 func (s *Server) serve(ctx context.Context, se *session, frames <-chan incoming) error {
-	silent := time.NewTimer(se.patience())
-	defer silent.Stop()
 	// Until it is welcomed an agent must not speak, so its silence counts from
-	// the first full interval after that.
-	counting := false
+	// then on.
+	silent := time.NewTimer(time.Hour)
+	defer silent.Stop()
+	silent.Stop()
 	for {
 		select {
 		case in := <-frames:
@@ -275,17 +276,14 @@ func (s *Server) serve(ctx context.Context, se *session, frames <-chan incoming)
 				return reason(ctx, err)
 			}
 			if good { // noise is no sign of life
-				counting = true
 				// After the delivery: time that the inbox made the agent wait
 				// does not count against it.
 				silent.Reset(se.patience())
 			}
-		case <-silent.C:
-			if counting {
-				return fmt.Errorf("no frame for %s: the link is half open or the agent hangs", se.patience())
-			}
-			counting = se.welcomed()
+		case <-se.greeting:
 			silent.Reset(se.patience())
+		case <-silent.C:
+			return fmt.Errorf("no frame for %s: the link is half open or the agent hangs", se.patience())
 		case <-se.refused:
 			return &refusal{se.refuseWhy()}
 		case <-ctx.Done():

@@ -28,8 +28,9 @@ type session struct {
 	inbox    Inbox
 	maxFrame int
 
-	poke    chan struct{} // something is in the mailbox
-	refused chan struct{} // closed when a Refuse was sent, or had its time
+	poke     chan struct{} // something is in the mailbox
+	greeting chan struct{} // a Welcome is being sent: silence counts anew
+	refused  chan struct{} // closed when a Refuse was sent, or had its time
 
 	mu      sync.Mutex
 	mailbox mailbox
@@ -94,12 +95,6 @@ func (se *session) refuseWhy() string {
 	se.mu.Lock()
 	defer se.mu.Unlock()
 	return se.mailbox.refuse.Why
-}
-
-func (se *session) welcomed() bool {
-	se.mu.Lock()
-	defer se.mu.Unlock()
-	return se.greeted
 }
 
 // patience is how long an agent may be silent.
@@ -184,6 +179,10 @@ func (se *session) collect() (frames []*quarryv1.HubFrame, last bool) {
 			se.beat = max(w.Beat, time.Millisecond)
 		}
 		se.greeted = true
+		select {
+		case se.greeting <- struct{}{}:
+		default:
+		}
 		f := &quarryv1.Welcome{
 			Version: wire.MaxVersion, Session: se.intake.token, Reporter: w.Reporter, BucketId: w.BucketID,
 			BeatMs: uint32(se.beat.Milliseconds()), SpreadMs: uint32(max(w.Spread, 0).Milliseconds()),
