@@ -85,6 +85,14 @@ func Decompress(dst []byte, codec int8, src []byte) ([]byte, error) {
 		if err := claimed("lz4", n, len(src)-4, 255); err != nil {
 			return dst, err
 		}
+		if n == 0 {
+			// Not for the decoder: into no memory at all it writes
+			// nevertheless. An empty block is one empty token.
+			if body := src[4:]; len(body) > 1 || len(body) == 1 && body[0] != 0 {
+				return dst, corrupt("lz4: %d bytes of data for no content", len(body))
+			}
+			return dst, nil
+		}
 		return fill(dst, n, func(to []byte) error {
 			got, err := lz4.UncompressBlock(src[4:], to)
 			if err == nil && got != n {

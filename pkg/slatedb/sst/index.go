@@ -46,6 +46,9 @@ func ParseIndex(plain []byte, dataEnd uint64) (Index, error) {
 	}
 	for i, b := range x.Blocks {
 		next := x.limit(i)
+		if b.Key == nil {
+			return Index{}, corrupt("block %d has no key", i)
+		}
 		if b.Offset >= next || next > dataEnd {
 			return Index{}, corrupt("block %d at %d ends at %d, data at %d", i, b.Offset, next, dataEnd)
 		}
