@@ -356,7 +356,8 @@ func (l *link) step(b *beats) func() error {
 		l.resume = nil
 		switch {
 		case from > 0 && r.facts.resumable(from):
-			l.sent, l.based = from, true
+			// An acknowledgement too: the hub's last may have been lost.
+			l.sent, l.based, r.acked = from, true, max(r.acked, from)
 		case from > 0:
 			l.want, l.based = "cannot resume from that far back", false
 		default:

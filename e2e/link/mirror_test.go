@@ -286,7 +286,7 @@ func (c *cutter) dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	// Evenly over the magnitudes: the hello is as likely to be hit as the
 	// middle of a snapshot.
-	after := int64(1) << c.rng.IntN(18)
+	after := int64(1) << c.rng.IntN(17)
 	return &cutConn{Conn: conn, c: c, left: after + c.rng.Int64N(after)}, nil
 }
 
