@@ -1,0 +1,302 @@
+package hub_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quarry-db/quarry/hub"
+	"github.com/quarry-db/quarry/hub/ledger"
+	"github.com/quarry-db/quarry/hub/state"
+	"github.com/quarry-db/quarry/pkg/catalog"
+)
+
+// memory is a store in a map that can be told to refuse writes.
+type memory struct {
+	mu      sync.Mutex
+	objects map[string][]byte
+	broken  bool
+}
+
+func (m *memory) Get(_ context.Context, key string) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if b, ok := m.objects[key]; ok {
+		return bytes.Clone(b), nil
+	}
+	return nil, fmt.Errorf("get %s: %w", key, fs.ErrNotExist)
+}
+
+func (m *memory) Walk(_ context.Context, prefix, after string, each func(string, int64, time.Time) error) error {
+	m.mu.Lock()
+	keys := slices.Sorted(maps.Keys(m.objects))
+	m.mu.Unlock()
+	for _, k := range keys {
+		if strings.HasPrefix(k, prefix) && k > after {
+			if err := each(k, 0, time.Time{}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (m *memory) PutNew(_ context.Context, key string, data []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.broken {
+		return errors.New("503 from the store")
+	}
+	if _, ok := m.objects[key]; ok {
+		return fmt.Errorf("put %s: %w", key, fs.ErrExist)
+	}
+	m.objects[key] = bytes.Clone(data)
+	return nil
+}
+
+func (m *memory) Delete(_ context.Context, key string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.objects, key)
+	return nil
+}
+
+func (m *memory) breakDown(b bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.broken = b
+}
+
+func (m *memory) count(prefix string) (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for k := range m.objects {
+		if strings.HasPrefix(k, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// house is a hub that runs, and what it posted.
+type house struct {
+	*hub.Hub
+	mu     sync.Mutex
+	posted []string
+	ended  chan error
+	stop   context.CancelFunc
+}
+
+func (h *house) said() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.posted)
+}
+
+func start(t *testing.T, m *memory, holder string) *house {
+	t.Helper()
+	w := &house{ended: make(chan error, 1)}
+	h, err := hub.New(t.Context(), hub.Config{
+		Regions: []string{"eu", "us"}, Store: m, Holder: holder, ID: holder, Log: slog.New(slog.DiscardHandler),
+		Post: func(to state.SessionID, msg state.Message) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			// What an agent is told is durable (P8).
+			if x, ok := msg.(state.Welcome); ok && x.BucketID != "" && m.count("regions/") < 2 {
+				t.Errorf("session %d was told of a bucket that is not recorded", to)
+			}
+			w.posted = append(w.posted, fmt.Sprintf("%d %T", to, msg))
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	w.Hub, w.stop = h, cancel
+	go func() { w.ended <- h.Run(ctx) }()
+	return w
+}
+
+func (h *house) deliver(t *testing.T, events ...state.Event) {
+	t.Helper()
+	for _, e := range events {
+		if err := h.Deliver(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Wait()
+}
+
+func fact(root string, n uint64) catalog.Fact {
+	return catalog.Fact{Kind: catalog.FactPlacement, Key: root, Revision: catalog.Revision{Start: 1, Counter: n},
+		Sighting: &catalog.Sighting{Slate: root, Root: root, Seen: catalog.SeenLive, ManifestID: &n, WriterEpoch: &n}}
+}
+
+func rev(n uint64) catalog.Revision { return catalog.Revision{Start: 1, Counter: n} }
+
+var arrival = []state.Event{
+	state.Hello{Session: 1, Region: "eu", Cluster: "a", Agent: "x", Start: 1, Generation: 1, BucketID: "B"},
+	state.Beat{Session: 1, BucketID: "B", ReadOK: true},
+	state.Snapshot{Session: 1, Facts: []catalog.Fact{fact("orders", 1)}, Upto: rev(1)},
+}
+
+func TestARegionThatFallsSilentAndAHubThatIsRestarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{objects: map[string][]byte{}}
+		h := start(t, m, "first")
+		h.deliver(t, arrival...)
+		if p := h.View().Placement("eu", "orders"); p == nil || p.State != catalog.StateLive {
+			t.Fatalf("orders: %+v", p)
+		}
+		time.Sleep(50 * time.Second)
+		synctest.Wait()
+		if got := h.View().Region("eu").State; got != catalog.RegionSuspect {
+			t.Errorf("after 50 s of silence: %s", got)
+		}
+		seq := h.View().Seq()
+		waited := make(chan error, 1)
+		go func() { waited <- h.Wait(t.Context(), seq) }()
+		time.Sleep(12 * time.Second)
+		synctest.Wait()
+		if p := h.View().Placement("eu", "orders"); p.State != catalog.StateStale {
+			t.Errorf("after 62 s orders is %s", p.State)
+		}
+		select {
+		case err := <-waited:
+			if err != nil || h.View().Seq() <= seq {
+				t.Errorf("Wait: %v, seq %d after %d", err, h.View().Seq(), seq)
+			}
+		default:
+			t.Error("Wait did not wake up")
+		}
+		if un := h.View().Unreachable(); !slices.Equal(un, []string{"eu", "us"}) {
+			t.Errorf("unreachable: %v", un)
+		}
+		seq = h.View().Seq()
+		h.stop()
+		if err := <-h.ended; err != nil {
+			t.Fatalf("a clean end: %v", err)
+		}
+		if err := h.Deliver(t.Context(), state.Tick{}); !errors.Is(err, hub.ErrStopped) {
+			t.Errorf("a stopped hub: %v", err)
+		}
+
+		next := start(t, m, "second")
+		if p := next.View().Placement("eu", "orders"); p == nil || p.State != catalog.StateStale || *p.ManifestID != 1 {
+			t.Errorf("a restarted hub shows yesterday's row: %+v", p)
+		}
+		if next.View().Seq() <= seq {
+			t.Errorf("Seq went from %d to %d", seq, next.View().Seq())
+		}
+		events, oldest := next.View().Events(0, 0)
+		if oldest != 1 || len(events) != 4 { // connected, appeared, eu stale, us stale
+			t.Errorf("events from %d: %+v", oldest, events)
+		}
+		next.stop()
+		if err := <-next.ended; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestPeoplesCommandsAreAnsweredByErrors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, &memory{objects: map[string][]byte{}}, "hub")
+		h.deliver(t, arrival...)
+		for _, c := range []struct {
+			what string
+			err  error
+			want error
+		}{
+			{"forget what is live", h.Forget(t.Context(), "eu", "orders", "eve"), state.ErrNotMissing},
+			{"forget what is not there", h.Forget(t.Context(), "eu", "nothing", "eve"), fs.ErrNotExist},
+			{"forget in no region", h.Forget(t.Context(), "mars", "orders", "eve"), fs.ErrNotExist},
+			{"accept what asks for nothing", h.AcceptRegion(t.Context(), "eu", "eve"), state.ErrNothingToAccept},
+			{"accept no region", h.AcceptRegion(t.Context(), "mars", "eve"), fs.ErrNotExist},
+		} {
+			if !errors.Is(c.err, c.want) {
+				t.Errorf("%s: %v, want %v", c.what, c.err, c.want)
+			}
+		}
+		h.deliver(t, state.Snapshot{Session: 1, Upto: rev(2), Empty: true})
+		if err := h.Forget(t.Context(), "eu", "orders", "eve"); err != nil {
+			t.Error(err)
+		}
+		if h.View().Placement("eu", "orders") != nil {
+			t.Error("orders is still there")
+		}
+		h.stop()
+		<-h.ended
+	})
+}
+
+func TestAFailingStoreStopsNothingButRecording(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{objects: map[string][]byte{}}
+		h := start(t, m, "hub")
+		m.breakDown(true)
+		h.deliver(t, arrival...)
+		if h.View().Placement("eu", "orders") == nil {
+			t.Error("the view does not go on")
+		}
+		if said := h.said(); len(said) != 0 {
+			t.Errorf("an agent was told %v of a bucket that the hub could forget", said)
+		}
+		if st := h.Stats(); st.Unrecorded == 0 || st.StoreFailures == 0 {
+			t.Errorf("it is not loud: %+v", st)
+		}
+		time.Sleep(25 * time.Second)
+		m.breakDown(false)
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		if said := h.said(); !slices.Equal(said, []string{"1 state.Welcome", "1 state.Ack"}) {
+			t.Errorf("what was held back is said when it is recorded, in order: %v", said)
+		}
+		if st := h.Stats(); st.Unrecorded != 0 {
+			t.Errorf("%d records still wait", st.Unrecorded)
+		}
+		h.stop()
+		if err := <-h.ended; err != nil {
+			t.Fatal(err)
+		}
+		_, saved, err := ledger.Open(t.Context(), m, ledger.Config{Holder: "reader", Now: time.Now()})
+		if err != nil || len(saved.Events) != 2 || saved.Regions.Get("eu").BucketID != "B" {
+			t.Errorf("recorded: %+v, %+v, %v", saved.Events, saved.Regions, err)
+		}
+	})
+}
+
+func TestTheOlderOfTwoHubsEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{objects: map[string][]byte{}}
+		old := start(t, m, "old")
+		young := start(t, m, "young")
+		time.Sleep(11 * time.Second)
+		synctest.Wait()
+		select {
+		case err := <-old.ended:
+			if !errors.Is(err, ledger.ErrTaken) || !strings.Contains(err.Error(), "young") {
+				t.Errorf("the older one: %v", err)
+			}
+		default:
+			t.Error("the older one goes on")
+		}
+		if m.count("view/") != 0 {
+			t.Error("the older one saved its view over the younger one's")
+		}
+		young.stop()
+		if err := <-young.ended; err != nil {
+			t.Errorf("the younger one: %v", err)
+		}
+	})
+}
