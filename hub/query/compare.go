@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 )
 
 // test compiles a comparison with what is at the end of a path.
@@ -32,6 +31,13 @@ func (p path) test(r *restriction, name string) (pred, error) {
 		return func(v reflect.Value, _ time.Time) bool { return null(v) == want }, nil
 	}
 	switch {
+	case !p.keyed && f.Kind == Text && (r.op == "=" || r.op == "!="):
+		// The most frequent comparison goes without a value in between.
+		accept, err := acceptsText(f, r.op, r, name)
+		return func(v reflect.Value, _ time.Time) bool {
+			v = f.in(v)
+			return v.IsValid() && accept(v.String())
+		}, err
 	case p.keyed || f.Kind.scalar():
 		accept, err := accepts(p.kind(), f, p.keyed, r, name)
 		return func(v reflect.Value, now time.Time) bool {
@@ -67,7 +73,8 @@ func accepts(k Kind, f *Field, element bool, r *restriction, name string) (func(
 	}
 	switch k {
 	case Text:
-		return acceptsText(f, op, r, name)
+		accept, err := acceptsText(f, op, r, name)
+		return func(x value, _ time.Time) bool { return accept(x.s) }, err
 	case Bool:
 		if r.arg != "true" && r.arg != "false" || op != "=" && op != "!=" {
 			return nil, fail(r.argAt, fmt.Sprintf("write %s = true or %s = false", name, name), "%s is true or false, not %s %q", name, r.op, r.arg)
@@ -90,11 +97,10 @@ func accepts(k Kind, f *Field, element bool, r *restriction, name string) (func(
 	return func(x value, now time.Time) bool { return ok2(x.t.Compare(m.at(now))) }, nil
 }
 
-func acceptsText(f *Field, op string, r *restriction, name string) (func(value, time.Time) bool, error) {
+func acceptsText(f *Field, op string, r *restriction, name string) (func(string) bool, error) {
 	switch op {
 	case ":":
-		has := holds(unescape(r.arg))
-		return func(x value, _ time.Time) bool { return has(x.s) }, nil
+		return holds(unescape(r.arg)), nil
 	case "=", "!=":
 		p := newPattern(r.arg)
 		if p.exact && f.Values != nil && !slices.Contains(f.Values, p.parts[0]) && p.parts[0] != "" {
@@ -103,12 +109,12 @@ func acceptsText(f *Field, op string, r *restriction, name string) (func(value, 
 		equal := op == "="
 		if p.exact {
 			want := p.parts[0]
-			return func(x value, _ time.Time) bool { return (x.s == want) == equal }, nil
+			return func(s string) bool { return (s == want) == equal }, nil
 		}
-		return func(x value, _ time.Time) bool { return p.match(x.s) == equal }, nil
+		return func(s string) bool { return p.match(s) == equal }, nil
 	}
 	ok, arg := holdsFor(op), unescape(r.arg)
-	return func(x value, _ time.Time) bool { return ok(strings.Compare(x.s, arg)) }, nil
+	return func(s string) bool { return ok(strings.Compare(s, arg)) }, nil
 }
 
 // holdsFor says for which outcome of a three-way comparison op holds.
@@ -181,15 +187,9 @@ func (p pattern) match(s string) bool {
 
 // holds says whether a text contains another, in any case.
 func holds(text string) func(string) bool {
-	want := strings.Map(unicode.ToLower, text)
-	ascii := strings.IndexFunc(want, func(r rune) bool { return r >= 0x80 }) < 0
+	want := strings.ToLower(text)
 	return func(s string) bool {
-		if len(s) < len(want) && ascii {
-			return false
-		}
-		if strings.Contains(s, want) {
-			return true
-		}
-		return strings.Contains(strings.Map(unicode.ToLower, s), want)
+		// ToLower copies nothing when s is in lower case already.
+		return strings.Contains(s, want) || strings.Contains(strings.ToLower(s), want)
 	}
 }

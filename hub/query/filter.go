@@ -228,7 +228,10 @@ func (t *Type) contains(text string) pred {
 	for _, f := range t.Fields {
 		switch {
 		case f.Kind == Text:
-			tests = append(tests, func(v reflect.Value, _ time.Time) bool { return has(f.get(v).s) })
+			tests = append(tests, func(v reflect.Value, _ time.Time) bool {
+				v = f.in(v)
+				return v.IsValid() && has(v.String())
+			})
 		case f.Kind == List && f.Elem == Text:
 			tests = append(tests, func(v reflect.Value, _ time.Time) bool {
 				v = f.in(v)
@@ -241,8 +244,9 @@ func (t *Type) contains(text string) pred {
 			})
 		case f.Kind == Map && f.Elem == Text:
 			tests = append(tests, func(v reflect.Value, _ time.Time) bool {
-				for it := f.in(v).MapRange(); it.Next(); {
-					if has(it.Key().String()) || has(it.Value().String()) {
+				m, _ := f.in(v).Interface().(map[string]string)
+				for k, x := range m {
+					if has(k) || has(x) {
 						return true
 					}
 				}

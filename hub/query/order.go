@@ -187,7 +187,7 @@ func (h *top) add(row any, v reflect.Value) {
 		}
 		return
 	}
-	if h.compare(k, h.rows[0]) >= 0 {
+	if c := h.order.terms[0].compare(k.first, h.rows[0].first); c > 0 || c == 0 && h.compare(k, h.rows[0]) >= 0 {
 		return
 	}
 	h.rows[0] = k
