@@ -5,8 +5,13 @@
 package stores
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,5 +112,34 @@ func TestStoreGatewayOverCopiedFilesIsRefused(t *testing.T) {
 	}
 	if data, err := b.Get(t.Context(), ".quarry/region.json"); err != nil || string(data) != `{"region":"eu"}` {
 		t.Fatalf("the check changed it: %s, %v", data, err)
+	}
+}
+
+// The emulator verifies no signature, so only the shape of the URL is tested:
+// that it names the key, the signer and the lifetime.
+func TestStoreGCSSignsWithAKey(t *testing.T) {
+	s := servers.GCS(t)
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "key.pem")
+	block := &pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(private)}
+	if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := openBucket(t, s.Make(t, "signing")+"&access_id=quarry@example.com&private_key_path="+path)
+	signed, err := b.SignedURL(t.Context(), "GET", "dbs/a b", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	if u.Path != "/signing/dbs/a b" || !strings.HasPrefix(q.Get("X-Goog-Credential"), "quarry@example.com/") ||
+		q.Get("X-Goog-Expires") != "3600" && q.Get("X-Goog-Expires") != "3599" || q.Get("X-Goog-Signature") == "" {
+		t.Errorf("signed as %s", signed)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/quarry-db/quarry/pkg/bucket"
 	"github.com/quarry-db/quarry/pkg/bucket/buckettest"
+	"github.com/quarry-db/quarry/pkg/slatedb"
 )
 
 func open(t testing.TB, url string) *bucket.Bucket {
@@ -37,3 +38,6 @@ func TestConformance(t *testing.T) {
 			buckettest.Caps{KeyBesideFolder: true, StagedNames: true})
 	})
 }
+
+// What the database code asks of a store is what a bucket is.
+var _ slatedb.Store = (*bucket.Bucket)(nil)

@@ -194,8 +194,8 @@ func (s *cloudStore) Close() error {
 // judge settles the class of a raw error. onObject says that the call was about
 // an object that may be missing; a 404 to any other call is about the bucket.
 func (s *cloudStore) judge(ctx context.Context, err error, onObject bool) error {
-	if err == nil {
-		return nil
+	if done := new(judged); err == nil || errors.As(err, &done) {
+		return err
 	}
 	class := s.class(err)
 	if class == fs.ErrNotExist {

@@ -65,6 +65,8 @@ func openS3(ctx context.Context, u *url.URL) (Store, error) {
 			o.UsePathStyle = pathStyle
 			o.BaseEndpoint = endpoint
 			o.Retryer = retryer
+			// Else the SDK writes a line to stderr for each multipart object.
+			o.DisableLogOutputChecksumValidationSkipped = true
 		})
 	}
 	reading := client(retry.NewStandard(func(o *retry.StandardOptions) {

@@ -17,7 +17,8 @@ func signed(t *testing.T, b *bucket.Bucket, caps Caps, get string) {
 	if status, body := request(t, "GET", get, nil, nil); status != http.StatusOK || body != "signed" {
 		t.Errorf("signed GET: %d %s", status, short(body))
 	}
-	if status, _ := request(t, "GET", strings.Replace(get, "dir/k", "dir/other", 1), nil, nil); status != http.StatusForbidden {
+	path, query, _ := strings.Cut(get, "?")
+	if status, _ := request(t, "GET", path+"2?"+query, nil, nil); status != http.StatusForbidden {
 		t.Errorf("the signature of one key opens another: %d", status)
 	}
 	if status, _ := request(t, "PUT", get, caps.PutHeaders, []byte("x")); status != http.StatusForbidden {

@@ -99,7 +99,7 @@ var writing = []test{
 				}
 			}
 		})
-		for i := range 50 {
+		for i := range 20 {
 			if err := b.Put(t.Context(), "lease", []byte(text(i))); err != nil {
 				t.Error(err)
 			}
