@@ -33,27 +33,25 @@ const (
 // never ends by itself: an unreachable or refusing hub is tried again.
 func (r *Report) Run(ctx context.Context) error {
 	attempts, said := 0, ""
-	for {
+	for ctx.Err() == nil {
 		began := time.Now()
-		spread, welcomed, err := r.connect(ctx)
-		if ctx.Err() != nil {
-			r.ended(context.Cause(ctx).Error(), "")
-			return nil
-		}
+		end := r.connect(ctx)
 		var refused *refusedError
 		var wait time.Duration
 		switch {
-		case errors.As(err, &refused):
+		case ctx.Err() != nil: // asked to end
+			r.ended(context.Cause(ctx).Error(), "")
+		case errors.As(end.err, &refused):
 			if said != refused.why {
 				r.log.Error("the hub refuses this agent", "region", r.o.Region, "cluster", r.o.Cluster, "why", refused.why, "again", r.o.RefusedEvery)
 				said = refused.why
 			}
-			r.ended(err.Error(), refused.why)
+			r.ended(end.err.Error(), refused.why)
 			wait = time.Duration(float64(r.o.RefusedEvery) * (0.75 + r.jitter.Float64()/2))
 			attempts = 0
-		case welcomed:
-			r.log.Warn("lost the hub", "error", err, "after", time.Since(began).Round(time.Millisecond))
-			r.ended(err.Error(), "")
+		case end.welcomed:
+			r.log.Warn("lost the hub", "error", end.err, "after", time.Since(began).Round(time.Millisecond))
+			r.ended(end.err.Error(), "")
 			said = ""
 			if time.Since(began) >= healthy {
 				attempts = 0
@@ -61,16 +59,16 @@ func (r *Report) Run(ctx context.Context) error {
 			// A link that keeps breaking is not left alone for long: it did work.
 			attempts = min(attempts+1, 3)
 			if attempts == 1 {
-				wait = jitter(r.jitter, max(spread, r.o.Backoff))
+				wait = jitter(r.jitter, max(end.spread, r.o.Backoff))
 			} else {
 				wait = jitter(r.jitter, window(r.o.Backoff, attempts))
 			}
 		default:
 			attempts++
 			if attempts == 1 || attempts%10 == 0 {
-				r.log.Warn("cannot reach the hub", "error", err, "attempts", attempts)
+				r.log.Warn("cannot reach the hub", "error", end.err, "attempts", attempts)
 			}
-			r.ended(err.Error(), "")
+			r.ended(end.err.Error(), "")
 			wait = jitter(r.jitter, window(r.o.Backoff, attempts))
 		}
 		select {
@@ -78,6 +76,7 @@ func (r *Report) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
+	return nil
 }
 
 // window is the n-th window of the full jitter: it doubles from base.
@@ -104,12 +103,18 @@ func (r *Report) ended(why, refused string) {
 	r.status.LastError, r.status.Refused = why, refused
 }
 
-// connect opens one stream and serves it to its end. spread is what the hub
-// asked for when it welcomed.
-func (r *Report) connect(ctx context.Context) (spread time.Duration, welcomed bool, err error) {
+// ending is how a stream was.
+type ending struct {
+	err      error         // why it ended, never nil
+	welcomed bool          // the hub had welcomed it
+	spread   time.Duration // over which the hub wants reconnects scattered
+}
+
+// connect opens one stream and serves it to its end.
+func (r *Report) connect(ctx context.Context) ending {
 	conn, err := r.dial()
 	if err != nil {
-		return 0, false, err
+		return ending{err: err}
 	}
 	defer conn.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -121,26 +126,25 @@ func (r *Report) connect(ctx context.Context) (spread time.Duration, welcomed bo
 
 	stream, err := quarryv1.NewFederationClient(conn).Session(ctx)
 	if err != nil {
-		return 0, false, cause(ctx, err)
+		return ending{err: cause(ctx, err)}
 	}
 	l := &link{r: r, stream: stream, watchdog: watchdog, beat: firstBeat, done: make(chan struct{})}
 	go l.receive(cancel)
-	// The receiver is freed by the cancel and waited for: after this nothing of
-	// this stream touches the report.
-	defer func() { cancel(nil); <-l.done }()
 
 	err = l.send(ctx)
-	if err == nil || ctx.Err() != nil {
-		err = cause(ctx, err)
-	} else {
-		// A broken stream's own story is what the receiver heard last.
+	if ctx.Err() == nil {
+		// The stream broke under a Send; the receiver hears the story.
 		select {
 		case <-l.done:
-			err = cause(ctx, err)
 		case <-time.After(time.Second):
 		}
 	}
-	return l.spread, l.greeted, err
+	err = cause(ctx, err)
+	// The receiver is freed by the cancel and waited for: after this nothing of
+	// this stream touches the report.
+	cancel(nil)
+	<-l.done
+	return ending{err: err, welcomed: l.greeted, spread: l.spread}
 }
 
 var errSilent = errors.New("the hub has said nothing for three beats: the link is half open or the hub hangs")

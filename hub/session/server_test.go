@@ -414,10 +414,8 @@ func TestTheEndIsToldOnceAndLast(t *testing.T) {
 	b, o, srv := greeter(Options{}, state.Welcome{Reporter: true, Beat: time.Second})
 	s, addr, stop := serve(t, *o)
 	*srv = s
-	var agents []*agent
 	for i := range 20 {
 		a := dial(t, addr)
-		agents = append(agents, a)
 		a.hello()
 		if i%2 == 0 {
 			a.welcome()

@@ -130,7 +130,7 @@ func (s *Server) Run(ctx context.Context, lis net.Listener) error {
 		cut := time.AfterFunc(3*time.Second, srv.Stop)
 		srv.GracefulStop()
 		cut.Stop()
-		<-served
+		err = <-served // nil, after a stop
 	}
 	s.children.Wait()
 	return err
