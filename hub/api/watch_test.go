@@ -3,6 +3,8 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -234,5 +236,52 @@ func TestAReaderTooSlowForTheEventsIsTold(t *testing.T) {
 	var p Problem
 	if err := json.Unmarshal([]byte(e.data), &p); err != nil || e.name != "problem" || p.Code != CodeEventsGone {
 		t.Errorf("%+v", e)
+	}
+}
+
+func TestAReaderThatStallsIsCutOffAndHoldsNobody(t *testing.T) {
+	f := newFleet()
+	f.change(func(b *view.Builder) {
+		for i := range 20_000 { // more than any socket's buffers hold
+			b.SetPlacement(placement("eu", fmt.Sprintf("many/%05d", i), 1), false)
+		}
+	})
+	a, s := serve(t, f, Options{Patience: 100 * time.Millisecond, Heartbeat: time.Hour})
+	con, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer con.Close()
+	if _, err := con.Write([]byte("GET /v1/placements:watch HTTP/1.1\r\nHost: localhost\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	for a.watchers.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	// Meanwhile the hub goes on, and others are answered.
+	f.change(func(b *view.Builder) { b.SetPlacement(placement("eu", "dbs/orders", 3), false) })
+	if a := get(t, s, "/v1/placements?page_size=1"); a.status != 200 {
+		t.Errorf("%d", a.status)
+	}
+	for begin := time.Now(); a.watchers.Load() != 0; time.Sleep(time.Millisecond) {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatal("a reader that never reads still has its stream")
+		}
+	}
+}
+
+func TestEveryFieldOfEveryResourceCanBeAskedFor(t *testing.T) {
+	_, s := serve(t, newFleet(), Options{})
+	for _, r := range append(resources(), eventRows()) {
+		for _, name := range r.typ.Names() {
+			filter := url.QueryEscape(name + ":* OR NOT " + name + ":*")
+			var all, some struct{ Items []json.RawMessage }
+			get(t, s, "/v1/"+r.name+"?fields="+name).json(t, &all)
+			if a := get(t, s, "/v1/"+r.name+"?filter="+filter); a.status != 200 {
+				t.Errorf("%s: %s", r.name, a.body)
+			} else if a.json(t, &some); len(some.Items) != len(all.Items) || len(all.Items) == 0 {
+				t.Errorf("%s by %s: %d rows of %d", r.name, name, len(some.Items), len(all.Items))
+			}
+		}
 	}
 }
