@@ -10,7 +10,7 @@ FOLDER/deleted  the same rows, then a tombstone for each, nothing compacted: a s
 Prints one JSON object: rows and bytes, and seconds of the best of three
   scan           of live, by next_batch with its largest useful batch
   scan_one       of live, by next (one call into the core for each row), over at most 100 000 rows, scaled to all
-  scan_deleted   of deleted, to its (empty) end
+  scan_deleted   of deleted, to its (empty) end; _cpu: the processor seconds of one, all threads, for busy machines
   crossing       one call of next that finds nothing to do
   gets, gets16   point reads of keys that are there, one after the other and 16 at a time, per second, blocks cached by default
 Then run: QUARRY_BENCH_DB=FOLDER go test -run '^$' -bench Big ./pkg/slatedb
@@ -122,8 +122,9 @@ async def main():
 
     async def scan_deleted(o):
         it = await reader["deleted"].scan_with_options(ALL, o)
-        t = time.perf_counter()
+        t, cpu = time.perf_counter(), time.process_time()
         assert await it.next() is None
+        out["scan_deleted_cpu"] = min(out.get("scan_deleted_cpu", 1e9), time.process_time() - cpu)
         return time.perf_counter() - t
 
     async def gets(at_once):

@@ -4,7 +4,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/quarry-db/quarry/pkg/slatedb"
 	"github.com/quarry-db/quarry/pkg/slatedb/internal/dirstore"
@@ -26,6 +28,7 @@ func BenchmarkBigScan(b *testing.B) {
 			s := bigStore(b)
 			var rows, bytes, requests int64
 			b.ReportAllocs()
+			before := cpu()
 			for b.Loop() {
 				r, err := slatedb.OpenReader(b.Context(), s, root, slatedb.ReaderOptions{})
 				if err != nil {
@@ -43,12 +46,22 @@ func BenchmarkBigScan(b *testing.B) {
 			if root == "live" && rows == 0 {
 				b.Fatal("no rows")
 			}
+			b.ReportMetric((cpu()-before).Seconds()/float64(b.N), "cpu-s/op")
 			seconds := b.Elapsed().Seconds()
 			b.ReportMetric(float64(rows)/seconds, "rows/s")
 			b.ReportMetric(float64(bytes)/seconds/1e6, "MB/s")
 			b.ReportMetric(float64(requests)/float64(b.N), "requests/op")
 		})
 	}
+}
+
+// cpu is the processor time of this process so far.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // bigKeys are keys of the database in random order.
