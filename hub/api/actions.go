@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,7 +27,7 @@ type Done struct {
 
 // ForgetRequest names a missing placement to forget.
 type ForgetRequest struct {
-	Slate  string `json:"slate"`
+	Slate  string `json:"slate" doc:"Its name, or its root."`
 	Region string `json:"region"`
 }
 
@@ -62,7 +63,8 @@ func (c *call) accept() (string, error) {
 	switch {
 	case r == nil:
 		return "", problem(http.StatusNotFound, CodeNotFound, "name", "", "region %s is not in the region set", c.name)
-	case r.State == catalog.RegionConnected || r.State == catalog.RegionSuspect:
+	case r.State == catalog.RegionConnected,
+		c.dry() && r.State != catalog.RegionReset && !strings.HasPrefix(r.Reason, "region-reset"):
 		return "", problem(http.StatusConflict, CodeNothingToAccept, "name", "", "region %s is %s, there is nothing to accept", c.name, r.State)
 	}
 	what := fmt.Sprintf("region %s is accepted as it is now", c.name)
@@ -83,13 +85,17 @@ func (c *call) forget(req ForgetRequest, by string) (string, error) {
 		return "", err
 	}
 	var known, missing *catalog.Placement
-	for p := range v.PlacementsOf(req.Slate) {
-		if p.Region == req.Region {
+	look := func(p *catalog.Placement) {
+		if p != nil && p.Region == req.Region {
 			known = p
 			if p.State == catalog.StateMissing || p.Seen == catalog.SeenMissing {
 				missing = p
 			}
 		}
+	}
+	look(v.Placement(req.Region, req.Slate))
+	for p := range v.PlacementsOf(req.Slate) {
+		look(p)
 	}
 	switch {
 	case known == nil:

@@ -111,7 +111,7 @@ func (a *API) asProblem(r *http.Request, err error) *Problem {
 		return problem(http.StatusConflict, CodeNothingToAccept, "", "", "%v", err)
 	case errors.Is(err, state.ErrNotMissing):
 		return problem(http.StatusConflict, CodeNotMissing, "", "", "%v", err)
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), r.Context().Err() != nil:
 		return problem(http.StatusServiceUnavailable, CodeTimeout, "", "try again", "%v", err)
 	}
 	a.o.Log.Error("web API", "method", r.Method, "path", r.URL.Path, "err", err)
