@@ -111,7 +111,35 @@ func (s *State) delta(e Delta) {
 	if e.Upto.Start == p.start && e.Upto.Compare(r.applied) > 0 {
 		r.applied = e.Upto
 	}
+	s.shedGone(r)
 	s.send(p.id, Ack{Applied: r.applied})
+}
+
+// maxGone bounds how many withdrawals are remembered one by one.
+const maxGone = 10_000
+
+// shedGone lets go of the memory of single withdrawals when it grows: from
+// then on whatever is not newer than what was applied counts as a replay, as
+// after a snapshot.
+func (s *State) shedGone(r *region) {
+	if len(r.said) < r.shedAt {
+		return
+	}
+	n := 0
+	for _, sd := range r.said {
+		if sd.gone {
+			n++
+		}
+	}
+	if n > maxGone {
+		for k, sd := range r.said {
+			if sd.gone {
+				delete(r.said, k)
+			}
+		}
+		r.floor = r.applied
+	}
+	r.shedAt = len(r.said) + maxGone
 }
 
 // guarded is how many live rows a snapshot may lack without a person's word.

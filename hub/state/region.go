@@ -21,6 +21,8 @@ type region struct {
 	// pins says which clones read a root's tables: parent, clone.
 	pins map[string]map[string]bool
 	said map[factKey]*said
+	// shedAt: at so many statements, look whether most are withdrawn.
+	shedAt int
 
 	clusters map[string]*cluster
 	reporter *session // who brings the facts; nil: nobody

@@ -60,7 +60,7 @@ func New(cfg Config, saved Saved, now time.Time) *State {
 	for _, n := range s.names {
 		s.regions[n] = &region{
 			name: n, seats: map[string]*seat{}, leases: map[string]map[string]*said{}, rootless: map[string]map[string]*said{},
-			pins: map[string]map[string]bool{}, said: map[factKey]*said{}, clusters: map[string]*cluster{}, since: s.wall,
+			pins: map[string]map[string]bool{}, said: map[factKey]*said{}, clusters: map[string]*cluster{}, since: s.wall, shedAt: maxGone,
 		}
 		s.stirred[n] = true
 	}

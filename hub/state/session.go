@@ -96,8 +96,11 @@ func (s *State) hello(e Hello) {
 	}
 	s.sessions[p.id] = p
 	c.session, c.generation, c.agent, c.heardAt, c.everHeard = p, e.Generation, e.Agent, s.mono, true
-	started := e.StartedAt.UTC()
-	c.row = catalog.Cluster{Name: c.name, Region: r.name, Agent: e.Agent, Version: e.Version, Started: &started, HeardAt: c.row.HeardAt}
+	c.row = catalog.Cluster{Name: c.name, Region: r.name, Agent: e.Agent, Version: e.Version, HeardAt: c.row.HeardAt}
+	if !e.StartedAt.IsZero() {
+		started := e.StartedAt.UTC()
+		c.row.Started = &started
+	}
 	if reports {
 		s.report(r, p)
 	} else {
@@ -165,13 +168,19 @@ func (s *State) beat(e Beat) {
 			r.owed = false
 			s.want(r, "the bucket can be read again")
 		}
-		if p.synced && r.mismatch == "" && r.blind == "" && e.At.Start == p.start && e.At.Compare(r.applied) <= 0 {
+		if p.synced && r.mismatch == "" && r.blind == "" && r.caughtUp(e.At) {
 			r.confirmed = true
 			r.asOf = &at
 		}
 	}
 	s.stirred[r.name] = true
 	s.showCluster(c)
+}
+
+// caughtUp reports whether everything that the agent had sent at a beat is in
+// the rows. An agent that has told nothing yet sends the zero revision.
+func (r *region) caughtUp(at catalog.Revision) bool {
+	return at == (catalog.Revision{}) || at.Start == r.applied.Start && at.Compare(r.applied) <= 0
 }
 
 func (s *State) closed(e Closed) {
