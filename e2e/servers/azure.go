@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -30,13 +31,13 @@ type AzureServer struct {
 func Azure(t testing.TB) *AzureServer {
 	t.Helper()
 	azurite := installed(t, "azurite-"+AzuriteVersion, "node_modules/.bin/azurite-blob", func(into string) *exec.Cmd {
-		return exec.Command("npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", into, "azurite@"+AzuriteVersion)
+		return exec.CommandContext(t.Context(), "npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", into, "azurite@"+AzuriteVersion)
 	})
 	for name, value := range AzureEnv() {
 		t.Setenv(name, value)
 	}
 	p := launch(t, func(port int) *exec.Cmd {
-		return exec.Command(azurite, "--blobHost", "127.0.0.1", "--blobPort", strconv.Itoa(port),
+		return exec.CommandContext(context.Background(), azurite, "--blobHost", "127.0.0.1", "--blobPort", strconv.Itoa(port),
 			"--silent", "--skipApiVersionCheck", "--disableTelemetry", "--inMemoryPersistence")
 	}, "/", true)
 	credential, err := azblob.NewSharedKeyCredential(azureAccount, azureKey)

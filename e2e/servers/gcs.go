@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -22,7 +23,7 @@ func GCS(t testing.TB) *GCSServer {
 	t.Helper()
 	fake := goTool(t, "fake-gcs-server", "github.com/fsouza/fake-gcs-server", FakeGCSVersion)
 	p := launch(t, func(port int) *exec.Cmd {
-		return exec.Command(fake, "-scheme", "http", "-host", "127.0.0.1", "-port", strconv.Itoa(port),
+		return exec.CommandContext(context.Background(), fake, "-scheme", "http", "-host", "127.0.0.1", "-port", strconv.Itoa(port),
 			"-backend", "memory", "-data", "", "-public-host", fmt.Sprintf("127.0.0.1:%d", port))
 	}, "/_internal/healthcheck", false)
 	return &GCSServer{p}

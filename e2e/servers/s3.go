@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,7 +30,7 @@ func S3(t testing.TB) *S3Server {
 	}
 	dir := t.TempDir()
 	p := launch(t, func(port int) *exec.Cmd {
-		cmd := exec.Command(gateway, "--port", fmt.Sprintf("127.0.0.1:%d", port), "--health", "/healthz", "--quiet", "posix", dir)
+		cmd := exec.CommandContext(context.Background(), gateway, "--port", fmt.Sprintf("127.0.0.1:%d", port), "--health", "/healthz", "--quiet", "posix", dir)
 		cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s3Key, "ROOT_SECRET_KEY="+s3Secret)
 		return cmd
 	}, "/healthz", false)

@@ -100,7 +100,7 @@ func installed(t testing.TB, folder, program string, install func(into string) *
 func goTool(t testing.TB, name, module, version string) string {
 	t.Helper()
 	return installed(t, name+"-"+strings.TrimPrefix(version, "v"), name, func(into string) *exec.Cmd {
-		cmd := exec.Command("go", "install", "-trimpath", "-ldflags=-s -w", module+"@"+version)
+		cmd := exec.CommandContext(t.Context(), "go", "install", "-trimpath", "-ldflags=-s -w", module+"@"+version)
 		cmd.Env = append(os.Environ(), "GOBIN="+into, "GOFLAGS=", "CGO_ENABLED=0")
 		return cmd
 	})
@@ -110,7 +110,7 @@ func goTool(t testing.TB, name, module, version string) string {
 // else may take it before the server does; start then tries another.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,18 +132,18 @@ type Process struct {
 // Kill ends the server without warning, as a crash does. It may be called twice,
 // and the test's end then has nothing left to do.
 func (p *Process) Kill() {
-	p.stop.Do(func() { p.cmd.Process.Kill() })
+	p.stop.Do(func() { _ = p.cmd.Process.Kill() })
 	<-p.exited
 }
 
 // end asks the server to stop and insists after a while.
 func (p *Process) end() {
 	p.stop.Do(func() {
-		p.cmd.Process.Signal(syscall.SIGTERM)
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-p.exited:
 		case <-time.After(5 * time.Second):
-			p.cmd.Process.Kill()
+			_ = p.cmd.Process.Kill()
 		}
 	})
 	<-p.exited
@@ -184,7 +184,7 @@ func launchOn(port int, cmd *exec.Cmd, ready string, any bool) (*Process, error)
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			cmd.Wait()
+			_ = cmd.Wait() // how it ended is in its output
 		}
 		close(p.exited)
 	}()

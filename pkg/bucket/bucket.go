@@ -266,7 +266,7 @@ func (b *Bucket) call(ctx context.Context, method Method, key string, size int, 
 
 // stalled gives the reason when it was this package that ended the call.
 func stalled(call *bounded, err error) error {
-	if err != nil && context.Cause(call) == errStalled {
+	if err != nil && errors.Is(context.Cause(call), errStalled) {
 		return errStalled
 	}
 	return err

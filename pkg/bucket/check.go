@@ -57,7 +57,7 @@ func (b *Bucket) checkOwn(ctx context.Context, key string) error {
 	if err := b.PutNew(ctx, key, first); err != nil {
 		return fmt.Errorf("check put-if-absent: %w", err)
 	}
-	defer b.Delete(context.WithoutCancel(ctx), key)
+	defer func() { _ = b.Delete(context.WithoutCancel(ctx), key) }()
 
 	err := b.PutNew(ctx, key, second)
 	if err == nil {
@@ -77,7 +77,7 @@ func (b *Bucket) checkOwn(ctx context.Context, key string) error {
 }
 
 func (b *Bucket) checkRace(ctx context.Context, key string) error {
-	defer b.Delete(context.WithoutCancel(ctx), key)
+	defer func() { _ = b.Delete(context.WithoutCancel(ctx), key) }()
 	var (
 		wait sync.WaitGroup
 		errs [8]error
@@ -118,7 +118,7 @@ func (b *Bucket) checkListed(ctx context.Context, prefix string) error {
 		}
 		return nil
 	})
-	if err != nil && err != errEnough {
+	if err != nil && !errors.Is(err, errEnough) {
 		return fmt.Errorf("check put-if-absent: %w", err)
 	}
 	for _, key := range found {

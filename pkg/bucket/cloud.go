@@ -104,7 +104,7 @@ func (s *cloudStore) List(ctx context.Context, prefix, after string, level bool,
 	}
 	for token := blob.FirstPageToken; ; {
 		objects, next, err := s.reads.ListPage(ctx, token, pageSize, opts)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -198,17 +198,16 @@ func (s *cloudStore) judge(ctx context.Context, err error, onObject bool) error 
 		return err
 	}
 	class := s.class(err)
-	if class == fs.ErrNotExist {
+	if errors.Is(class, fs.ErrNotExist) {
 		switch {
 		case !onObject:
 			class = ErrNoBucket
 		case s.prove != nil && s.vague(err):
 			if probe := s.prove(ctx); probe != nil {
-				if class = s.class(probe); class == fs.ErrNotExist {
+				if class = s.class(probe); errors.Is(class, fs.ErrNotExist) {
 					class = ErrNoBucket
 				}
 				err = fmt.Errorf("%w (asked because the object is missing)", probe)
-			} else {
 			}
 		}
 	}

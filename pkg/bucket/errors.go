@@ -54,7 +54,7 @@ func (e *callError) Error() string {
 	switch {
 	case e.class == nil || errors.Is(e.raw, e.class):
 		return fmt.Sprintf("%s %s: %v", e.method, at, e.raw)
-	case e.class == fs.ErrNotExist || e.class == fs.ErrExist:
+	case errors.Is(e.class, fs.ErrNotExist) || errors.Is(e.class, fs.ErrExist):
 		// The store's own words ("StatusCode: 404, RequestID: …") add nothing.
 		return fmt.Sprintf("%s %s: %v", e.method, at, e.class)
 	default:

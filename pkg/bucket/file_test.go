@@ -281,9 +281,7 @@ func TestFolderWalkAgainstASimpleOne(t *testing.T) {
 	for _, x := range parts {
 		for _, y := range parts {
 			for _, z := range parts {
-				for _, key := range []string{x + "/" + y + "/" + z, x + "/" + y + "!" + z, x + "~" + y} {
-					all = append(all, key)
-				}
+				all = append(all, x+"/"+y+"/"+z, x+"/"+y+"!"+z, x+"~"+y)
 			}
 		}
 	}

@@ -169,7 +169,7 @@ func (w *fileWalk) holdsSome(key string) (bool, error) {
 	probe := &fileWalk{ctx: w.ctx, store: w.store, prefix: key, after: w.after, above: slices.Clone(w.above),
 		pager: &pager{send: func(Page) error { return errSome }, atOnce: true}}
 	err := probe.folder(key)
-	if err == errSome {
+	if errors.Is(err, errSome) {
 		return true, nil
 	}
 	return false, unlessGone(err)

@@ -95,7 +95,7 @@ func openGCS(ctx context.Context, u *url.URL) (Store, error) {
 		s.extra(List)
 		it := client.Bucket(u.Host).Objects(ctx, &storage.Query{Projection: storage.ProjectionNoACL})
 		it.PageInfo().MaxSize = 1
-		if _, err := it.Next(); err != nil && err != iterator.Done {
+		if _, err := it.Next(); err != nil && !errors.Is(err, iterator.Done) {
 			return err
 		}
 		return nil

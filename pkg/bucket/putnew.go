@@ -38,7 +38,7 @@ func (b *Bucket) PutNew(ctx context.Context, key string, data []byte) error {
 	case bytes.Equal(there, data):
 		return nil
 	default:
-		return b.translate(ctx, PutNew, key, fmt.Errorf("somebody else's, seen after %v: %w", err, fs.ErrExist))
+		return b.translate(ctx, PutNew, key, fmt.Errorf("somebody else's, seen after %s: %w", err.Error(), fs.ErrExist))
 	}
 }
 

@@ -159,7 +159,7 @@ var listing = []test{
 			}
 			return nil
 		})
-		if err != enough || seen != 3 {
+		if !errors.Is(err, enough) || seen != 3 {
 			t.Errorf("%v after %d", err, seen)
 		}
 	}},

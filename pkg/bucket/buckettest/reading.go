@@ -73,8 +73,7 @@ var reading = []test{
 	}},
 	{"twelve MiB come back whole and in ranges", func(t *testing.T, b *bucket.Bucket, _ Caps) {
 		big := make([]byte, 12<<20)
-		rnd := rand.NewChaCha8([32]byte{12})
-		rnd.Read(big)
+		_, _ = rand.NewChaCha8([32]byte{12}).Read(big)
 		if err := b.PutNew(t.Context(), "big", big); err != nil {
 			t.Fatal(err)
 		}

@@ -78,7 +78,7 @@ func is(t *testing.T, err, class error) {
 		t.Fatalf("got error %v, want one that wraps %v", err, class)
 	}
 	for _, other := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrPermission, fs.ErrInvalid, bucket.ErrNoBucket, bucket.ErrUnavailable, errors.ErrUnsupported} {
-		if other != class && errors.Is(err, other) {
+		if !errors.Is(class, other) && errors.Is(err, other) {
 			t.Fatalf("error %v wraps %v and also %v", err, class, other)
 		}
 	}

@@ -239,10 +239,14 @@ var writing = []test{
 	{"requests are counted by class", func(t *testing.T, b *bucket.Bucket, _ Caps) {
 		before := b.Requests()
 		put(t, b, "k", "12345")
-		b.PutNew(t.Context(), "k", []byte("x"))
+		is(t, b.PutNew(t.Context(), "k", []byte("x")), fs.ErrExist)
 		holds(t, b, "k", "12345")
-		b.GetRange(t.Context(), "k", 1, 2)
-		b.Stat(t.Context(), "k")
+		if _, err := b.GetRange(t.Context(), "k", 1, 2); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := b.Stat(t.Context(), "k"); err != nil {
+			t.Fatal(err)
+		}
 		walk(t, b, "", "")
 		walk(t, b, "nothing/", "")
 		r := b.Requests().Since(before)

@@ -248,7 +248,7 @@ func (s *store) List(ctx context.Context, prefix, after string, level bool, page
 		}
 		return errEnough
 	})
-	if err != nil && err != errEnough {
+	if err != nil && !errors.Is(err, errEnough) {
 		return err
 	}
 	return fault.Err
