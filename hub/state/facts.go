@@ -105,6 +105,7 @@ func (s *State) delta(e Delta) {
 		return
 	}
 	s.stirred[r.name] = true
+	r.copied.add(e.Facts)
 	for i := range e.Facts {
 		s.apply(r, p, &e.Facts[i])
 	}
@@ -167,6 +168,11 @@ func (s *State) snapshot(e Snapshot) {
 	inside := make(map[factKey]bool, len(e.Facts))
 	for i := range e.Facts {
 		inside[factKey{e.Facts[i].Kind, e.Facts[i].Key}] = true
+	}
+	r.copied.replace(p.start, e.Facts)
+	for k := range r.copied.aside {
+		inside[k] = true // it is there, only not understood
+		inside[asideKey(kindName(k.kind), k.key)] = true
 	}
 	older := func(rev catalog.Revision) bool { return rev.Start != e.Upto.Start || rev.Counter <= e.Upto.Counter }
 
@@ -489,19 +495,37 @@ func (s *State) touchRegistered(r *region, slate string) {
 }
 
 func (s *State) quarantined(e Quarantined) {
-	if r, _ := s.reporter(e.Session); r != nil {
-		s.setAside(r, e.Kind, e.Key, e.Why)
+	r, p := s.reporter(e.Session)
+	if r == nil {
+		return
 	}
+	if e.Fact != 0 && e.Fact <= 255 && e.Revision.Start == p.start {
+		r.copied.setAside(factKey{catalog.FactKind(e.Fact), e.Key}, e.Revision, e.Sum)
+		e.Kind = kindName(catalog.FactKind(e.Fact)) // as a snapshot will look for it
+	}
+	s.setAside(r, e.Kind, e.Key, e.Why)
 }
 
-// setAside shows a record that could not be taken, until the next snapshot.
-func (s *State) setAside(r *region, kind, key, why string) {
+const quarantineCode = "record-quarantined"
+
+// asideKey is the key of the finding about a record that was put aside.
+func asideKey(kind, key string) factKey {
+	return factKey{catalog.FactFinding, catalog.FindingKey(quarantineCode, "", asideObject(kind, key))}
+}
+
+func asideObject(kind, key string) string {
 	object := kind + " " + strings.ReplaceAll(strings.ToValidUTF8(key, "?"), "\x00", " ")
 	if len(object) > 300 {
 		object = strings.ToValidUTF8(object[:300], "") + "…"
 	}
+	return object
+}
+
+// setAside shows a record that could not be taken, until a snapshot has it or
+// lacks it.
+func (s *State) setAside(r *region, kind, key, why string) {
 	f := &catalog.Finding{
-		Code: "record-quarantined", Region: r.name, Object: object,
+		Code: quarantineCode, Region: r.name, Object: asideObject(kind, key),
 		What: fmt.Sprintf("a record of the agent was put aside: %s", why),
 		Cure: "update the agent or the hub so that both speak the same version",
 	}

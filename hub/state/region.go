@@ -38,6 +38,9 @@ type region struct {
 	heardSay time.Time     // the same for people
 	asOf     *time.Time
 
+	copied     copied
+	repairedAt time.Duration // when a repair of drift was last asked for; 0: never
+
 	mismatch string // the bucket is not the one that is known; facts wait
 	blind    string // the agent cannot read its bucket
 	// confirmed: the reporter has brought everything up to its last beat.

@@ -168,7 +168,7 @@ func (s *State) beat(e Beat) {
 			r.owed = false
 			s.want(r, "the bucket can be read again")
 		}
-		if p.synced && r.mismatch == "" && r.blind == "" && r.caughtUp(e.At) {
+		if p.synced && r.mismatch == "" && r.blind == "" && r.caughtUp(e.At) && !s.drifted(r, e) {
 			r.confirmed = true
 			r.asOf = &at
 		}
