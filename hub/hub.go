@@ -276,10 +276,12 @@ func (h *Hub) take(ctx context.Context, l letter) error {
 }
 
 // owe adds records to what has to become durable; batches of events that
-// follow each other become one.
+// follow each other become one, but never with one that was tried already: it
+// may have been written although the store said no, and the second try must
+// bring the same bytes.
 func (h *Hub) owe(records []state.Record) {
 	for _, rec := range records {
-		if e, ok := rec.(state.EventsRecord); ok && len(h.owed) > 0 {
+		if e, ok := rec.(state.EventsRecord); ok && len(h.owed) > 0 && !(len(h.owed) == 1 && h.failing) {
 			if last, ok := h.owed[len(h.owed)-1].(state.EventsRecord); ok {
 				last.Events = append(last.Events[:len(last.Events):len(last.Events)], e.Events...)
 				h.owed[len(h.owed)-1] = last

@@ -26,6 +26,7 @@ type memory struct {
 	mu      sync.Mutex
 	objects map[string][]byte
 	broken  bool
+	mute    bool // what is written stays, and the answer is an error all the same
 }
 
 func (m *memory) Get(_ context.Context, key string) ([]byte, error) {
@@ -61,6 +62,9 @@ func (m *memory) PutNew(_ context.Context, key string, data []byte) error {
 		return fmt.Errorf("put %s: %w", key, fs.ErrExist)
 	}
 	m.objects[key] = bytes.Clone(data)
+	if m.mute {
+		return errors.New("no answer from the store")
+	}
 	return nil
 }
 
@@ -272,6 +276,34 @@ func TestAFailingStoreStopsNothingButRecording(t *testing.T) {
 		_, saved, err := ledger.Open(t.Context(), m, ledger.Config{Holder: "reader", Now: time.Now()})
 		if err != nil || len(saved.Events) != 2 || saved.Regions.Get("eu").BucketID != "B" {
 			t.Errorf("recorded: %+v, %+v, %v", saved.Events, saved.Regions, err)
+		}
+	})
+}
+
+// A write is done and only its answer is lost; meanwhile more happens. The
+// second try must find its own bytes, not think that another hub wrote them.
+func TestALostAnswerIsNotAnotherHub(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{objects: map[string][]byte{}}
+		h := start(t, m, "hub")
+		h.deliver(t, arrival...)
+		m.mu.Lock()
+		m.mute = true
+		m.mu.Unlock()
+		for n := uint64(2); n < 5; n++ {
+			h.deliver(t, state.Delta{Session: 1, Facts: []catalog.Fact{fact("orders", n)}, Upto: rev(n)})
+		}
+		m.mu.Lock()
+		m.mute = false
+		m.mu.Unlock()
+		time.Sleep(15 * time.Second)
+		h.stop()
+		if err := <-h.ended; err != nil {
+			t.Fatal(err)
+		}
+		_, saved, err := ledger.Open(t.Context(), m, ledger.Config{Holder: "reader", Now: time.Now()})
+		if err != nil || len(saved.Events) != 5 {
+			t.Errorf("events %+v, %v; want connected, appeared and three changes of the writer", saved.Events, err)
 		}
 	})
 }
