@@ -1,9 +1,7 @@
 package state
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"time"
 
@@ -492,99 +490,4 @@ func (s *State) touchRegistered(r *region, slate string) {
 			s.touch(r, sd.root)
 		}
 	}
-}
-
-func (s *State) quarantined(e Quarantined) {
-	r, p := s.reporter(e.Session)
-	if r == nil {
-		return
-	}
-	if e.Fact != 0 && e.Fact <= 255 && e.Revision.Start == p.start {
-		r.copied.setAside(factKey{catalog.FactKind(e.Fact), e.Key}, e.Revision, e.Sum)
-		e.Kind = kindName(catalog.FactKind(e.Fact)) // as a snapshot will look for it
-	}
-	s.setAside(r, e.Kind, e.Key, e.Why)
-}
-
-const quarantineCode = "record-quarantined"
-
-// asideKey is the key of the finding about a record that was put aside.
-func asideKey(kind, key string) factKey {
-	return factKey{catalog.FactFinding, catalog.FindingKey(quarantineCode, "", asideObject(kind, key))}
-}
-
-func asideObject(kind, key string) string {
-	object := kind + " " + strings.ReplaceAll(strings.ToValidUTF8(key, "?"), "\x00", " ")
-	if len(object) > 300 {
-		object = strings.ToValidUTF8(object[:300], "") + "…"
-	}
-	return object
-}
-
-// setAside shows a record that could not be taken, until a snapshot has it or
-// lacks it.
-func (s *State) setAside(r *region, kind, key, why string) {
-	f := &catalog.Finding{
-		Code: quarantineCode, Region: r.name, Object: asideObject(kind, key),
-		What: fmt.Sprintf("a record of the agent was put aside: %s", why),
-		Cure: "update the agent or the hub so that both speak the same version",
-	}
-	k := factKey{catalog.FactFinding, catalog.FindingKey(f.Code, "", f.Object)}
-	if old := r.said[k]; old != nil && !old.gone && old.finding.What == f.What {
-		old.leaving = false
-		return
-	}
-	s.place(r, &said{key: k, finding: f, since: s.mono})
-	s.stirred[r.name] = true
-}
-
-func (s *State) forget(e ForgetPlacement) error {
-	r := s.regions[e.Region]
-	if r == nil {
-		return fmt.Errorf("region %s is not in the region set: %w", e.Region, fs.ErrNotExist)
-	}
-	var seats []*seat
-	if st := r.seats[e.Slate]; st != nil && st.row != nil {
-		seats = append(seats, st)
-	} else {
-		for p := range s.b.PlacementsOf(e.Slate) {
-			if p.Region == r.name {
-				seats = append(seats, r.seats[p.Root])
-			}
-		}
-	}
-	if len(seats) == 0 {
-		return fmt.Errorf("placement of %s in %s: %w", e.Slate, e.Region, fs.ErrNotExist)
-	}
-	var errs []error
-	for _, st := range seats {
-		if st.presence != catalog.SeenMissing {
-			errs = append(errs, fmt.Errorf("%s in %s is %s; only what is missing can be forgotten: %w", st.root, r.name, st.row.State, ErrNotMissing))
-		}
-	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	for _, st := range seats {
-		s.emit(catalog.Event{Type: catalog.EventSlateForgotten, Region: r.name, Slate: st.row.Slate, Root: st.root,
-			Before: string(catalog.SeenMissing), After: e.By,
-			What: fmt.Sprintf("%s forgot the missing %s", firstOf(e.By, "somebody"), st.root)})
-		s.vacate(r, st)
-	}
-	s.stirred[r.name] = true
-	return nil
-}
-
-// vacate removes a placement's row. Only a person's word leads here (P1).
-func (s *State) vacate(r *region, st *seat) {
-	for _, x := range st.content.External {
-		s.unpin(r, x.Path, st.root)
-	}
-	s.slates[st.row.Slate] = true
-	r.placements--
-	r.missing--
-	s.b.RemovePlacement(r.name, st.root)
-	st.content, st.row, st.looks, st.movedAt = nil, nil, nil, nil
-	st.presence, st.presenceWhy = "", ""
-	s.touch(r, st.root)
 }

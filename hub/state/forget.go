@@ -1,0 +1,60 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/quarry-db/quarry/pkg/catalog"
+)
+
+func (s *State) forget(e ForgetPlacement) error {
+	r := s.regions[e.Region]
+	if r == nil {
+		return fmt.Errorf("region %s is not in the region set: %w", e.Region, fs.ErrNotExist)
+	}
+	var seats []*seat
+	if st := r.seats[e.Slate]; st != nil && st.row != nil {
+		seats = append(seats, st)
+	} else {
+		for p := range s.b.PlacementsOf(e.Slate) {
+			if p.Region == r.name {
+				seats = append(seats, r.seats[p.Root])
+			}
+		}
+	}
+	if len(seats) == 0 {
+		return fmt.Errorf("placement of %s in %s: %w", e.Slate, e.Region, fs.ErrNotExist)
+	}
+	var errs []error
+	for _, st := range seats {
+		if st.presence != catalog.SeenMissing {
+			errs = append(errs, fmt.Errorf("%s in %s is %s; only what is missing can be forgotten: %w", st.root, r.name, st.row.State, ErrNotMissing))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for _, st := range seats {
+		s.emit(catalog.Event{Type: catalog.EventSlateForgotten, Region: r.name, Slate: st.row.Slate, Root: st.root,
+			Before: string(catalog.SeenMissing), After: e.By,
+			What: fmt.Sprintf("%s forgot the missing %s", firstOf(e.By, "somebody"), st.root)})
+		s.vacate(r, st)
+	}
+	s.stirred[r.name] = true
+	return nil
+}
+
+// vacate removes a placement's row. Only a person's word leads here (P1).
+func (s *State) vacate(r *region, st *seat) {
+	for _, x := range st.content.External {
+		s.unpin(r, x.Path, st.root)
+	}
+	s.slates[st.row.Slate] = true
+	r.placements--
+	r.missing--
+	s.b.RemovePlacement(r.name, st.root)
+	st.content, st.row, st.looks, st.movedAt = nil, nil, nil, nil
+	st.presence, st.presenceWhy = "", ""
+	s.touch(r, st.root)
+}
