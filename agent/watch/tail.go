@@ -1,0 +1,183 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/pkg/slatedb"
+	"github.com/quarry-db/quarry/pkg/slatedb/manifest"
+	"github.com/quarry-db/quarry/pkg/slatedb/wal"
+)
+
+// tail is how far a database's WAL reaches. It is listed once and then
+// followed by asking for the next id: ids have no gaps.
+type tail struct {
+	known     bool
+	elsewhere bool   // the WAL is in another store, which was not given
+	id        uint64 // the newest object; 0: none ever
+	seq       uint64 // highest sequence number read from it
+	firstKey  []byte // smallest key of the objects read, for the kind
+}
+
+// maxFences is how many objects without rows are stepped over to find the
+// newest sequence number.
+const maxFences = 4
+
+// follow brings the tail in line with a new manifest; the first time it lists
+// the objects that are not in tables.
+func (t *tail) follow(ctx context.Context, d *database, m *manifest.Manifest) error {
+	t.elsewhere = m.WALStoreMarked
+	if t.elsewhere {
+		return nil
+	}
+	if t.known {
+		t.id = max(t.id, m.ReplayAfterWAL)
+		return nil
+	}
+	var ids []uint64
+	err := d.w.look.Walk(ctx, d.root+"/wal/", slatedb.WALKey(d.root, m.ReplayAfterWAL), func(key string, _ int64, _ time.Time) error {
+		if id, ok := slatedb.ParseWALKey(d.root, key); ok {
+			ids = append(ids, id)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	t.id = m.ReplayAfterWAL
+	if len(ids) > 0 {
+		t.id = ids[len(ids)-1]
+	}
+	var notes []catalog.Finding
+	if hole, ok := errors.AsType[*wal.Hole](wal.Check(m.ReplayAfterWAL, m.WALLastSeen, ids)); ok && len(ids) > 0 {
+		notes = append(notes, catalog.Finding{
+			Code: string(slatedb.WALHole), Object: slatedb.WALKey(d.root, hole.ID),
+			What: fmt.Sprintf("%v; SlateDB up to 0.13 refuses to open the database, later ones lose the rows behind the hole", hole),
+			Cure: "let nobody open it for writing; put the object back from a copy, or name the WAL's own store if it has one",
+		})
+	}
+	d.mu.Lock()
+	d.walNotes = notes
+	d.mu.Unlock()
+	if err := t.readBack(ctx, d, m.ReplayAfterWAL); err != nil {
+		return err
+	}
+	t.known = true
+	return nil
+}
+
+// readBack reads from the newest object down until it finds rows.
+func (t *tail) readBack(ctx context.Context, d *database, replayed uint64) error {
+	for id := t.id; id > replayed && t.id-id < maxFences; id-- {
+		raw, err := d.w.look.Get(ctx, slatedb.WALKey(d.root, id))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a hole, or collected since
+		}
+		if err != nil {
+			return err
+		}
+		if t.take(raw) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// take reads the rows of an object and reports whether there were any. One
+// that cannot be decoded has none to tell of; verification names it.
+func (t *tail) take(raw []byte) bool {
+	o, err := wal.Decode(raw)
+	if err != nil || o.Fence() {
+		return false
+	}
+	for i := range o.Rows {
+		t.seq = max(t.seq, o.Rows[i].Seq)
+		if k := o.Rows[i].Key; t.firstKey == nil || string(k) < string(t.firstKey) {
+			t.firstKey = append([]byte{}, k[:min(len(k), 16)]...)
+		}
+	}
+	return true
+}
+
+// lookForWAL asks for the object after the tail. When there is one it leaps
+// ahead, since ids have no gaps, and reads the newest.
+func (d *database) lookForWAL(ctx context.Context) (bool, error) {
+	t := &d.wal
+	if t.elsewhere || !t.known {
+		return false, nil
+	}
+	raw, err := d.w.look.Get(ctx, slatedb.WALKey(d.root, t.id+1))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	first := t.id + 1
+	last, err := leap(first, func(id uint64) (bool, error) {
+		_, _, err := d.w.look.Stat(ctx, slatedb.WALKey(d.root, id))
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if err != nil {
+		return false, err
+	}
+	t.id = last
+	if last > first || !t.take(raw) {
+		if err := t.readBack(ctx, d, first-1); err != nil {
+			return true, err
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.sight.ReplayAfterWAL != nil {
+		d.tellTail(*d.sight.ReplayAfterWAL)
+	}
+	if d.sight.PositionDomain == domainSeq && d.sight.LastL0Seq != nil {
+		d.sight.Position = ptr(max(*d.sight.LastL0Seq, t.seq))
+	}
+	d.movedLast = time.Now()
+	d.tell()
+	return true, nil
+}
+
+// tellTail puts the tail into the sighting. The caller holds mu.
+func (d *database) tellTail(replayed uint64) {
+	d.sight.WALTail, d.sight.WALGap = nil, nil
+	if d.wal.known && !d.wal.elsewhere {
+		d.sight.WALTail, d.sight.WALGap = ptr(d.wal.id), ptr(d.wal.id-min(d.wal.id, replayed))
+	}
+}
+
+// leap finds the last of the ids that exist, given one that does and that
+// there are no gaps, with about twice the logarithm of their number of calls.
+func leap(id uint64, exists func(uint64) (bool, error)) (uint64, error) {
+	step := uint64(1)
+	for {
+		ok, err := exists(id + step)
+		if err != nil {
+			return id, err
+		}
+		if !ok {
+			break
+		}
+		id += step
+		step *= 2
+	}
+	for step /= 2; step > 0; step /= 2 {
+		ok, err := exists(id + step)
+		if err != nil {
+			return id, err
+		}
+		if ok {
+			id += step
+		}
+	}
+	return id, nil
+}

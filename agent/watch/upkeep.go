@@ -1,0 +1,375 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/pkg/opendata"
+	"github.com/quarry-db/quarry/pkg/slatedb"
+	"github.com/quarry-db/quarry/pkg/slatedb/manifest"
+)
+
+// How often what is rarely needed is done for one root.
+const (
+	compactionsEvery = 5 * time.Minute // while it moves
+	boundaryEvery    = time.Hour
+	listEvery        = time.Hour      // while it moves
+	listQuietEvery   = 24 * time.Hour // otherwise: nothing but a collector changes sizes
+	verifyEvery      = 4 * time.Hour
+)
+
+// maxLogRequests is what one reading of a log's own positions may cost.
+const maxLogRequests = 500
+
+// care is what upkeep of a database knows.
+type care struct {
+	logAt, compactionsAt, boundaryAt, listedAt, verifiedAt time.Time
+	logNext                                                time.Time
+	verifiedHolds                                          map[uuid.UUID]bool
+	holds                                                  map[uuid.UUID]*hold
+	boundaryNotes, verifyNotes                             []catalog.Finding
+}
+
+// hold is a restore point's checkpoint with what its manifest says, read once.
+type hold struct {
+	position uint64
+	bytes    uint64
+	needs    map[string]bool // tables
+	wal      [2]uint64       // after the first, up to the second
+	dangling string          // why there is no manifest
+	unread   string          // why it cannot be understood
+	state    catalog.RestoreState
+	reason   string
+	at       *time.Time // verified
+}
+
+func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
+	d.mu.Lock()
+	live := d.sight.Seen == catalog.SeenLive
+	kind, extractor := d.sight.Kind, d.sight.KindFrom
+	moved, compactor := d.movedLast, d.epoch > 0
+	holds := d.holds
+	d.mu.Unlock()
+	c, now := &d.care, time.Now()
+	if !live {
+		return listEvery, nil
+	}
+	next := listEvery
+	if kind == catalog.KindLog && extractor != "" && moved.After(c.logAt) {
+		if wait := time.Until(c.logNext); wait > 0 {
+			next = min(next, wait)
+		} else if err := d.readLog(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if compactor && moved.After(c.compactionsAt) {
+		if wait := compactionsEvery - now.Sub(c.compactionsAt); wait > 0 && !c.compactionsAt.IsZero() {
+			next = min(next, wait)
+		} else if err := d.readCompactions(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if now.Sub(c.boundaryAt) >= boundaryEvery {
+		if err := d.checkBoundary(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if err := d.keepPoints(ctx, holds); err != nil {
+		return 0, err
+	}
+	if age := now.Sub(c.listedAt); age >= listQuietEvery || age >= listEvery && moved.After(c.listedAt) {
+		if err := d.measure(ctx, d.root+"/"); err != nil {
+			return 0, err
+		}
+		c.listedAt = now
+	}
+	d.mu.Lock()
+	notes := append(append([]catalog.Finding{}, d.walNotes...), c.boundaryNotes...)
+	d.mu.Unlock()
+	d.setFindings(append(notes, c.verifyNotes...))
+	return next, nil
+}
+
+// measure lists everything below a prefix for its sizes.
+func (s *slate) measure(ctx context.Context, prefix string) error {
+	var bytes, objects uint64
+	err := s.w.tend.Walk(ctx, prefix, "", func(_ string, size int64, _ time.Time) error {
+		objects++
+		bytes += uint64(size)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sight.ListedBytes, s.sight.ListedObjects, s.sight.ListedAt = &bytes, &objects, ptr(time.Now().UTC())
+	s.tell()
+	return nil
+}
+
+// dear is a store that refuses after so many requests.
+type dear struct {
+	eyes
+	left int
+}
+
+var errDear = errors.New("it would take too many requests")
+
+func (s *dear) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	if s.left--; s.left < 0 {
+		return nil, errDear
+	}
+	return s.eyes.GetRange(ctx, key, off, n)
+}
+
+// readLog reads a log's own positions from its rows: the head and what was
+// trimmed. The next time is the later the more it took.
+func (d *database) readLog(ctx context.Context) error {
+	began := time.Now()
+	store := &dear{eyes: d.w.tend, left: maxLogRequests}
+	var log opendata.LogState
+	r, err := slatedb.OpenReader(ctx, store, d.root, slatedb.ReaderOptions{})
+	if err == nil {
+		err = feed(ctx, r, &log)
+	}
+	cost := maxLogRequests
+	if r != nil {
+		q := r.Requests()
+		cost = int(q.Gets + q.Stats + q.Lists)
+	}
+	d.care.logNext = time.Now().Add(max(2*d.w.o.Poll, time.Duration(cost)*100*time.Millisecond))
+	_, damaged := errors.AsType[*slatedb.ObjectError](err)
+	if err != nil && !errors.Is(err, errDear) && (!damaged || bucketWide(err)) {
+		return err
+	}
+	d.care.logAt = began
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sight.Position, d.sight.TrimmedTo = nil, nil // unknown, never an old number as a new one
+	if err == nil {
+		if head, ok := log.Head(); ok {
+			d.sight.Position = &head
+		}
+		if trimmed, ok := log.TrimmedTo(); ok {
+			d.sight.TrimmedTo = &trimmed
+		}
+	} else {
+		d.w.log.Debug("a log's positions are unknown", "slate", d.root, "err", err)
+	}
+	d.tell()
+	return nil
+}
+
+func feed(ctx context.Context, r *slatedb.Reader, log *opendata.LogState) error {
+	for want, more := log.Next(); more; want, more = log.Next() {
+		for e, err := range r.Scan(ctx, want.From, want.To) {
+			if err == nil {
+				err = log.Add(e.Key, e.Value)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		log.Done(want)
+	}
+	return nil
+}
+
+func (d *database) readCompactions(ctx context.Context) error {
+	state, err := slatedb.LatestCompactions(ctx, d.w.tend, d.root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !undecodable(err) {
+		return err
+	}
+	d.care.compactionsAt = time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sight.Compaction = ""
+	if err == nil {
+		d.sight.Compaction = newestCompaction(state.Compactions)
+	}
+	d.tell()
+	return nil
+}
+
+func newestCompaction(c *manifest.Compactions) string {
+	var newest *manifest.Compaction
+	for i := range c.Recent {
+		if newest == nil || newest.ID.Compare(c.Recent[i].ID) < 0 {
+			newest = &c.Recent[i]
+		}
+	}
+	if newest == nil {
+		return ""
+	}
+	return newest.Status.String()
+}
+
+func (d *database) checkBoundary(ctx context.Context) error {
+	b, err := slatedb.Boundary(ctx, d.w.tend, d.root)
+	if err != nil && !undecodable(err) {
+		return err
+	}
+	d.care.boundaryAt, d.care.boundaryNotes = time.Now(), nil
+	d.mu.Lock()
+	newest := *d.sight.ManifestID
+	d.mu.Unlock()
+	key := slatedb.BoundaryKey(d.root)
+	switch {
+	case err != nil:
+		d.care.boundaryNotes = append(d.care.boundaryNotes, catalog.Finding{
+			Code: string(slatedb.BoundaryUnreadable), Object: key, What: err.Error(), Cure: "put the id of the last collected manifest, in decimal"})
+	case b >= newest && newest > 0:
+		d.care.boundaryNotes = append(d.care.boundaryNotes, catalog.Finding{
+			Code: string(slatedb.BoundaryAhead), Object: key,
+			What: fmt.Sprintf("says that manifests up to %d are gone, the newest is %d: SlateDB 0.14.1 and later spins at open, with requests without limit", b, newest),
+			Cure: fmt.Sprintf("let nobody open the database; put a number below %d, best the id of the last manifest that is gone", newest)})
+	}
+	return nil
+}
+
+// keepPoints reads the manifests of the checkpoints that are restore points,
+// each once, verifies the database when one is new or the last time was long
+// ago, and tells the points.
+func (d *database) keepPoints(ctx context.Context, checkpoints []manifest.Checkpoint) error {
+	c, fresh := &d.care, false
+	known := map[uuid.UUID]*hold{}
+	for _, cp := range checkpoints {
+		h := c.holds[cp.ID]
+		if h == nil || h.dangling != "" {
+			var err error
+			if h, err = d.readHold(ctx, cp); err != nil {
+				return err
+			}
+			fresh = true
+		}
+		known[cp.ID] = h
+	}
+	c.holds = known
+	if len(known) > 0 && (fresh || time.Since(c.verifiedAt) >= verifyEvery) {
+		if err := d.verify(ctx); err != nil {
+			return err
+		}
+	}
+	if len(known) == 0 {
+		c.verifyNotes = nil
+	}
+	points := map[string]catalog.RestorePoint{}
+	for _, cp := range checkpoints {
+		h := known[cp.ID]
+		if h.dangling != "" {
+			continue // a finding, not a restore point
+		}
+		p := catalog.RestorePoint{
+			ID: cp.ID.String(), Name: clip(cp.Name), Source: catalog.SourceCheckpoint,
+			PositionDomain: domainSeq, State: h.state, Reason: h.reason, VerifiedAt: h.at,
+		}
+		if h.unread == "" {
+			p.Position, p.Bytes = ptr(h.position), ptr(h.bytes)
+		}
+		if cp.Create.Unix() > 0 {
+			p.CreatedAt = ptr(cp.Create)
+		}
+		points[p.ID] = p
+	}
+	d.setPoints(points, "the checkpoint was removed")
+	return nil
+}
+
+// readHold reads what a checkpoint pins. Its position is the highest it
+// contains: its tables', or that of the newest WAL row it pins.
+func (d *database) readHold(ctx context.Context, cp manifest.Checkpoint) (*hold, error) {
+	head, err := slatedb.At(ctx, d.w.tend, d.root, cp.ManifestID)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &hold{dangling: err.Error()}, nil
+	case head == nil:
+		return nil, err
+	case err != nil:
+		return &hold{unread: err.Error(), state: catalog.RestoreUnreadable, reason: err.Error()}, nil
+	}
+	m := head.Manifest
+	h := &hold{
+		position: m.LastL0Seq, bytes: m.Size(), needs: map[string]bool{},
+		wal: [2]uint64{m.ReplayAfterWAL, m.WALLastSeen}, state: catalog.RestoreListed,
+	}
+	external := map[[16]byte]string{}
+	for _, e := range m.ExternalDBs {
+		for _, id := range e.Tables {
+			external[id] = path.Clean(e.Path)
+		}
+	}
+	m.Tables(func(t *manifest.Table) {
+		root := d.root
+		if p, ok := external[t.ID]; ok {
+			root = p
+		}
+		h.needs[slatedb.TableKey(root, t.ID)] = true
+	})
+	if m.WALStoreMarked {
+		return h, nil
+	}
+	var pinned tail
+	for id := m.WALLastSeen; id > m.ReplayAfterWAL && m.WALLastSeen-id < maxFences; id-- {
+		raw, err := d.w.tend.Get(ctx, slatedb.WALKey(d.root, id))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err == nil && pinned.take(raw) {
+			break
+		}
+	}
+	h.position = max(h.position, pinned.seq)
+	return h, nil
+}
+
+// verify looks at every object that the database and its checkpoints need.
+func (d *database) verify(ctx context.Context) error {
+	rep, err := slatedb.Verify(ctx, d.w.tend, d.root, slatedb.VerifyOptions{})
+	if err != nil {
+		return err
+	}
+	c, now := &d.care, time.Now().UTC()
+	c.verifiedAt, c.verifyNotes = now, nil
+	for _, f := range rep.Findings {
+		if f.Code == slatedb.BoundaryAhead || f.Code == slatedb.BoundaryUnreadable {
+			continue // told by checkBoundary
+		}
+		c.verifyNotes = append(c.verifyNotes, catalog.Finding{Code: string(f.Code), Object: f.Object, What: f.What, Cure: f.Cure})
+	}
+	for _, h := range c.holds {
+		if h.dangling == "" && h.unread == "" {
+			h.judge(d.root, rep.Findings, now)
+		}
+	}
+	return nil
+}
+
+// judge says how much of a restore point is there, by what verification found.
+// What could not be looked at is listed, never verified (P3).
+func (h *hold) judge(root string, found []slatedb.Finding, now time.Time) {
+	h.state, h.reason, h.at = catalog.RestoreVerified, "", &now
+	for _, f := range found {
+		id, isWAL := slatedb.ParseWALKey(root, f.Object)
+		if !h.needs[f.Object] && !(isWAL && id > h.wal[0] && id <= h.wal[1]) && f.Code != slatedb.WALStoreUnknown {
+			continue
+		}
+		switch f.Code {
+		case slatedb.FilterFormatMismatch: // scans are right, nothing is lost
+		case slatedb.Unreadable, slatedb.WALStoreUnknown:
+			if h.state == catalog.RestoreVerified {
+				h.state, h.reason, h.at = catalog.RestoreListed, f.Object+": "+f.What, nil
+			}
+		default:
+			h.state, h.reason, h.at = catalog.RestoreIncomplete, f.Object+": "+f.What, nil
+			return
+		}
+	}
+}
