@@ -393,7 +393,6 @@ func (s *State) settleSlate(name string) {
 		}
 		row.Placements++
 		row.Where = append(row.Where, p.In())
-		row.Where = append(row.Where, p.In())
 		if !slices.Contains(row.Regions, p.Region) {
 			row.Regions = append(row.Regions, p.Region)
 		}

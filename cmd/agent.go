@@ -1,0 +1,93 @@
+package cmd
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quarry-db/quarry/agent"
+)
+
+// agentFile is agent.yaml: the agent's own configuration and how to log.
+type agentFile struct {
+	agent.Config `yaml:",inline"`
+	LogLevel     string `yaml:"log-level"`
+	LogFormat    string `yaml:"log-format"`
+}
+
+func newAgent(a *app) *cobra.Command {
+	flags := agent.Defaults()
+	var file string
+	var checkOnly bool
+	var logs logFlags
+	c := &cobra.Command{
+		Use:   "agent --region R --cluster C --bucket URL --discover PREFIX --hub HOST:PORT",
+		Short: "Run the agent of one region: watch its bucket, tell the hub",
+		Long: `The agent reads its region's bucket and reports what it sees to the hub, over one stream
+that it opens itself; it listens on nothing. It writes nothing outside .quarry/, and without
+the right to write there it still gives the whole inventory and says what it cannot keep.
+
+--discover names the prefixes in which slates are looked for; --discover "" is the whole
+bucket. --budget bounds what it may ask of the bucket.`,
+		Example: "  quarry agent --region eu --cluster eu-1 --bucket file:///srv/eu --discover \"\" --hub 127.0.0.1:7701\n" +
+			"  quarry agent --region us --cluster us-1 --bucket 's3://slates?region=us-east-1' --discover dbs --discover logs --hub 127.0.0.1:7701",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg := agentFile{Config: agent.Defaults(), LogLevel: "info", LogFormat: "text"}
+			if file != "" {
+				b, err := os.ReadFile(file)
+				if err != nil {
+					return withCode(exitUsage, fmt.Errorf("read the configuration: %w", err))
+				}
+				if err := decodeStrict(file, b, &cfg); err != nil {
+					return err
+				}
+			}
+			set := c.Flags().Changed
+			override(set("region"), &cfg.Region, flags.Region)
+			override(set("cluster"), &cfg.Cluster, flags.Cluster)
+			override(set("bucket"), &cfg.Bucket, flags.Bucket)
+			override(set("discover"), &cfg.Discover, flags.Discover)
+			override(set("exclude"), &cfg.Exclude, flags.Exclude)
+			override(set("hub"), &cfg.Hub, flags.Hub)
+			override(set("poll"), &cfg.Poll, flags.Poll)
+			override(set("budget"), &cfg.Budget, flags.Budget)
+			override(set("status"), &cfg.Status, flags.Status)
+			override(set("log-level"), &cfg.LogLevel, logs.level)
+			override(set("log-format"), &cfg.LogFormat, logs.format)
+			if err := cfg.Validate(); err != nil {
+				return withCode(exitUsage, err)
+			}
+			log, err := (&logFlags{cfg.LogLevel, cfg.LogFormat}).logger(a.err)
+			if err != nil {
+				return err
+			}
+			if checkOnly {
+				_, err := fmt.Fprintln(a.out, "the configuration is good")
+				return err
+			}
+			cfg.Version = buildVersion()
+			// An agent that may not run says so with exit code 1, whatever the
+			// cause: whoever restarts it must not take it for a clean end.
+			if err := agent.Run(c.Context(), cfg.Config, log); err != nil {
+				return withCode(exitError, err)
+			}
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&file, "config", "", "configuration file (YAML); unknown fields are refused")
+	f.BoolVar(&checkOnly, "check", false, "only check the configuration")
+	f.StringVar(&flags.Region, "region", "", "the region this bucket is of")
+	f.StringVar(&flags.Cluster, "cluster", "", "this cluster's name")
+	f.StringVar(&flags.Bucket, "bucket", "", "URL of the region's bucket")
+	f.StringArrayVar(&flags.Discover, "discover", flags.Discover, "prefix in which to look for slates; may be repeated; \"\": the whole bucket")
+	f.StringArrayVar(&flags.Exclude, "exclude", nil, "glob of roots to leave out; may be repeated")
+	f.StringVar(&flags.Hub, "hub", flags.Hub, "hub's address for agents")
+	f.DurationVar(&flags.Poll, "poll", flags.Poll, "how often a moving slate is asked for news")
+	f.StringVar(&flags.Budget, "budget", flags.Budget, "requests it may make, such as 36000/h")
+	f.StringVar(&flags.Status, "status", "", "loopback address for /livez and /status; empty: none")
+	logs.register(f)
+	return c
+}

@@ -1,0 +1,191 @@
+package cmd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/quarry-db/quarry/agent"
+	"github.com/quarry-db/quarry/pkg/bucket"
+	"github.com/quarry-db/quarry/pkg/catalog"
+)
+
+func newDemo(a *app) *cobra.Command {
+	var dir, listen, agentListen string
+	var keep bool
+	var logs logFlags
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Hub and three regions in one process on local folders, with real slates",
+		Long: `Starts a hub and the agents of three regions in one process. Each region is a folder with
+databases that real SlateDB, OpenData and Restate wrote; one of them is played back, step
+by step, so that there is something to watch. It serves where the command line looks by
+default, and removes its folder when it ends.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, err := logs.logger(a.err)
+			if err != nil {
+				return err
+			}
+			ctx := c.Context()
+			if dir == "" {
+				if dir, err = os.MkdirTemp("", "quarry-demo-"); err != nil {
+					return err
+				}
+				if !keep {
+					defer os.RemoveAll(dir)
+				}
+			} else {
+				if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+					return usagef("--dir %s is not empty; name an empty or a new folder", dir)
+				}
+				keep = true
+			}
+			if dir, err = filepath.Abs(dir); err != nil {
+				return err
+			}
+			var names []string
+			for _, r := range demoRegions {
+				names = append(names, r.name)
+				at := filepath.Join(dir, r.name)
+				if err := r.layOut(at); err != nil {
+					return err
+				}
+				if err := r.declare(ctx, at); err != nil {
+					return err
+				}
+			}
+			g, ctx := errgroup.WithContext(ctx)
+			up := make(chan [2]string, 1)
+			cfg := defaultHubConfig()
+			cfg.Listen, cfg.AgentListen, cfg.Regions, cfg.Beat = listen, agentListen, names, time.Second
+			cfg.Store = "file://" + filepath.ToSlash(filepath.Join(dir, "hub")) + "?create=true"
+			g.Go(func() error { return runHub(ctx, cfg, log, func(web, agents string) { up <- [2]string{web, agents} }) })
+			g.Go(func() error {
+				var at [2]string
+				select {
+				case at = <-up:
+				case <-ctx.Done():
+					return nil
+				}
+				for _, r := range demoRegions {
+					ac := agent.Defaults()
+					ac.Region, ac.Cluster, ac.Hub, ac.Version = r.name, r.name+"-1", at[1], buildVersion()
+					ac.Bucket, ac.Discover = "file://"+filepath.ToSlash(filepath.Join(dir, r.name)), []string{""}
+					g.Go(func() error { return agent.Run(ctx, ac, log) })
+				}
+				g.Go(func() error { return playHistory(ctx, filepath.Join(dir, demoRegions[0].name), 2*time.Second) })
+				return a.introduce(ctx, "http://"+at[0], dir, keep)
+			})
+			err = g.Wait()
+			if errors.Is(err, context.Canceled) {
+				err = nil
+			}
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&dir, "dir", "", "folder to use and keep; default: a temporary one")
+	f.BoolVar(&keep, "keep", false, "keep the folder at the end")
+	f.StringVar(&listen, "listen", "127.0.0.1:7700", "web API's address")
+	f.StringVar(&agentListen, "agent-listen", "127.0.0.1:7701", "agents' address")
+	logs.register(f)
+	_ = f.Set("log-level", "warn")
+	return c
+}
+
+// declare drops the registrations of the region's owners into its inbox.
+func (r demoRegion) declare(ctx context.Context, dir string) error {
+	b, err := bucket.Open(ctx, "file://"+filepath.ToSlash(dir))
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	for _, d := range r.register {
+		key, value, _ := strings.Cut(d.label, "=")
+		reg := catalog.Registration{
+			Version: 1, Action: catalog.Register, Slate: d.name, Root: d.root, Kind: catalog.Kind(d.kind),
+			Owner: d.owner, Labels: map[string]string{key: value}, At: time.Now().UTC(),
+		}
+		if err := reg.Validate(); err != nil {
+			return err
+		}
+		body, err := json.Marshal(reg)
+		if err != nil {
+			return err
+		}
+		if err := b.PutNew(ctx, catalog.InboxPrefix+ulid.Make().String()+".json", body); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// introduce waits until the regions are in and says what to try.
+func (a *app) introduce(ctx context.Context, url, dir string, keep bool) error {
+	deadline := time.Now().Add(20 * time.Second)
+	for time.Now().Before(deadline) && !allConnected(ctx, url) {
+		if !sleep(ctx, 200*time.Millisecond) {
+			return nil
+		}
+	}
+	hub := ""
+	if url != defaultHub {
+		hub = " --hub " + url
+	}
+	end := "It is removed when you end this with ctrl-c."
+	if keep {
+		end = "It stays there."
+	}
+	us := filepath.Join(dir, demoRegions[0].name)
+	_, err := fmt.Fprintf(a.out, `Quarry is up: %[1]s
+Three regions (us-east, eu-west, ap-south) are folders in %[2]s. %[3]s
+The databases were written by real SlateDB, OpenData and Restate. Try, in another terminal:
+
+  quarry get slates%[4]s
+  quarry get slates --watch%[4]s          live moves: a real history is played back
+  quarry get regions -o wide%[4]s
+  quarry describe slate logs/orders%[4]s  one name, two regions, two lineages
+  quarry get restore-points%[4]s          ap-south and us-east have snapshots of their own
+  quarry summary --by region,kind%[4]s
+  quarry events --watch%[4]s
+  quarry slatedb verify --checksums --bucket file://%[5]s clone
+  curl -s '%[1]s/v1/placements?filter=kind%%3Dlog&fields=region,slate,position'
+
+`, url, dir, end, hub, us)
+	return err
+}
+
+func allConnected(ctx context.Context, url string) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/v1/regions", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	var l struct {
+		Items []catalog.Region `json:"items"`
+	}
+	if json.NewDecoder(resp.Body).Decode(&l) != nil || len(l.Items) == 0 {
+		return false
+	}
+	for _, r := range l.Items {
+		if r.State != catalog.RegionConnected || r.Placements == 0 {
+			return false
+		}
+	}
+	return true
+}

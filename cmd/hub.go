@@ -1,0 +1,188 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/quarry-db/quarry/hub"
+	"github.com/quarry-db/quarry/hub/api"
+	"github.com/quarry-db/quarry/hub/session"
+	"github.com/quarry-db/quarry/hub/state"
+	"github.com/quarry-db/quarry/pkg/bucket"
+)
+
+// hubConfig is hub.yaml; flags of the same names rule over it.
+type hubConfig struct {
+	Listen      string        `yaml:"listen"`
+	AgentListen string        `yaml:"agent-listen"`
+	Store       string        `yaml:"store"`
+	Regions     []string      `yaml:"regions"`
+	Beat        time.Duration `yaml:"beat"`
+	StaleAfter  time.Duration `yaml:"stale-after"`
+	LogLevel    string        `yaml:"log-level"`
+	LogFormat   string        `yaml:"log-format"`
+}
+
+func defaultHubConfig() hubConfig {
+	return hubConfig{
+		Listen: "127.0.0.1:7700", AgentListen: "127.0.0.1:7701", Store: "file://./quarry-data/hub?create=true",
+		Beat: 5 * time.Second, StaleAfter: time.Minute, LogLevel: "info", LogFormat: "text",
+	}
+}
+
+// validate names the field, the value, and a value that would be right.
+func (c *hubConfig) validate() error {
+	switch {
+	case c.Beat < 100*time.Millisecond || c.Beat > time.Minute:
+		return usagef("beat %s: between 100ms and 1m, such as 5s", c.Beat)
+	case c.StaleAfter < 2*c.Beat:
+		return usagef("stale-after %s: at least twice the beat of %s, such as %s", c.StaleAfter, c.Beat, 12*c.Beat)
+	case c.Store == "":
+		return usagef("store is empty: the URL of the hub's own bucket, such as file:///var/lib/quarry")
+	}
+	for _, addr := range []struct{ field, v string }{{"listen", c.Listen}, {"agent-listen", c.AgentListen}} {
+		host, _, err := net.SplitHostPort(addr.v)
+		if err != nil {
+			return usagef("%s %q: host and port, such as 127.0.0.1:7700", addr.field, addr.v)
+		}
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return usagef("%s %q: a loopback address, such as 127.0.0.1:7700; there are no certificates yet, so nobody else may reach this hub", addr.field, addr.v)
+		}
+	}
+	return nil
+}
+
+func newHub(a *app) *cobra.Command {
+	flags := defaultHubConfig()
+	var file string
+	var checkOnly bool
+	var logs logFlags
+	c := &cobra.Command{
+		Use:   "hub --regions a,b,c",
+		Short: "Run the hub: the global view, the web API, the agents' door",
+		Long: `The hub keeps the global view of all regions. It has no credentials for any region's
+bucket: agents come to it. Its own bucket (a folder by default) holds the region set, the
+events and the saved view.
+
+--regions initialises an empty store. Afterwards the stored set rules, and a different
+--regions refuses to start, so that no region is dropped by a typo.`,
+		Example: "  quarry hub --regions eu,us\n  quarry hub --store s3://quarry-hub?region=eu-west-1 --regions eu,us,ap",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg := defaultHubConfig()
+			if file != "" {
+				b, err := os.ReadFile(file)
+				if err != nil {
+					return withCode(exitUsage, fmt.Errorf("read the configuration: %w", err))
+				}
+				if err := decodeStrict(file, b, &cfg); err != nil {
+					return err
+				}
+			}
+			set := c.Flags().Changed
+			override(set("listen"), &cfg.Listen, flags.Listen)
+			override(set("agent-listen"), &cfg.AgentListen, flags.AgentListen)
+			override(set("store"), &cfg.Store, flags.Store)
+			override(set("regions"), &cfg.Regions, flags.Regions)
+			override(set("beat"), &cfg.Beat, flags.Beat)
+			override(set("stale-after"), &cfg.StaleAfter, flags.StaleAfter)
+			override(set("log-level"), &cfg.LogLevel, logs.level)
+			override(set("log-format"), &cfg.LogFormat, logs.format)
+			if err := cfg.validate(); err != nil {
+				return err
+			}
+			log, err := (&logFlags{cfg.LogLevel, cfg.LogFormat}).logger(a.err)
+			if err != nil {
+				return err
+			}
+			if checkOnly {
+				_, err := fmt.Fprintln(a.out, "the configuration is good")
+				return err
+			}
+			return runHub(c.Context(), cfg, log, nil)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&file, "config", "", "configuration file (YAML); unknown fields are refused")
+	f.BoolVar(&checkOnly, "check", false, "only check the configuration")
+	f.StringVar(&flags.Listen, "listen", flags.Listen, "web API's address, loopback only until there are certificates")
+	f.StringVar(&flags.AgentListen, "agent-listen", flags.AgentListen, "agents' address, loopback only until there are certificates")
+	f.StringVar(&flags.Store, "store", flags.Store, "URL of the hub's own bucket")
+	f.StringSliceVar(&flags.Regions, "regions", nil, "the region set, for an empty store")
+	f.DurationVar(&flags.Beat, "beat", flags.Beat, "how often agents beat")
+	f.DurationVar(&flags.StaleAfter, "stale-after", flags.StaleAfter, "a region not heard for this long is stale")
+	logs.register(f)
+	return c
+}
+
+func override[T any](changed bool, to *T, from T) {
+	if changed {
+		*to = from
+	}
+}
+
+// runHub runs hub, session server and API until ctx ends or one fails. ready,
+// when not nil, is called with the two addresses once both listen.
+func runHub(ctx context.Context, cfg hubConfig, log *slog.Logger, ready func(web, agents string)) error {
+	store, err := bucket.Open(ctx, cfg.Store)
+	if err != nil {
+		return fmt.Errorf("open the hub's store: %w", err)
+	}
+	defer store.Close()
+	if err := store.CheckPutNew(ctx, "check/"); err != nil {
+		return fmt.Errorf("the hub's store: %w", err)
+	}
+	var lc net.ListenConfig
+	people, err := lc.Listen(ctx, "tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for people: %w; is another hub running? choose another --listen", err)
+	}
+	defer people.Close()
+	agents, err := lc.Listen(ctx, "tcp", cfg.AgentListen)
+	if err != nil {
+		return fmt.Errorf("listen for agents: %w; is another hub running? choose another --agent-listen", err)
+	}
+	defer agents.Close()
+
+	// The three know each other by hand: agents' frames go to the loop, the
+	// loop's messages go to the sessions, and the API reads what the loop shows.
+	var server *session.Server
+	host, _ := os.Hostname()
+	h, err := hub.New(ctx, hub.Config{
+		Regions: cfg.Regions, Store: store, Log: log, SaveEvery: 5 * time.Second,
+		State:  state.Config{Beat: cfg.Beat, StaleAfter: cfg.StaleAfter},
+		Holder: fmt.Sprintf("%s pid %d", host, os.Getpid()), ID: ulid.Make().String(),
+		Post: func(to state.SessionID, m state.Message) { server.Post(to, m) },
+	})
+	if err != nil {
+		return err
+	}
+	server = session.New(session.Options{Inbox: h, Log: log, Beat: cfg.Beat})
+	web, err := api.New(h, api.Options{Log: log, Version: buildVersion()})
+	if err != nil {
+		return err
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.Run(ctx) })
+	g.Go(func() error { return server.Run(ctx, agents) })
+	g.Go(func() error { return web.Run(ctx, people) })
+	log.Info("hub is up", "web", "http://"+people.Addr().String(), "agents", agents.Addr().String(), "store", store.URL(), "version", buildVersion())
+	if ready != nil {
+		ready(people.Addr().String(), agents.Addr().String())
+	}
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	log.Info("hub has ended")
+	return nil
+}
