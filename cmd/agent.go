@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/quarry-db/quarry/agent"
+	"github.com/quarry-db/quarry/agent/watch"
 )
 
 // agentFile is agent.yaml: the agent's own configuration and how to log.
@@ -17,7 +18,7 @@ type agentFile struct {
 }
 
 func newAgent(a *app) *cobra.Command {
-	flags := agent.Defaults()
+	flags := defaultAgent()
 	var file string
 	var checkOnly bool
 	var logs logFlags
@@ -34,7 +35,7 @@ bucket. --budget bounds what it may ask of the bucket.`,
 			"  quarry agent --region us --cluster us-1 --bucket 's3://slates?region=us-east-1' --discover dbs --discover logs --hub 127.0.0.1:7701",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg := agentFile{Config: agent.Defaults(), LogLevel: "info", LogFormat: "text"}
+			cfg := agentFile{Config: defaultAgent(), LogLevel: "info", LogFormat: "text"}
 			if file != "" {
 				b, err := os.ReadFile(file)
 				if err != nil {
@@ -90,4 +91,9 @@ bucket. --budget bounds what it may ask of the bucket.`,
 	f.StringVar(&flags.Status, "status", "", "loopback address for /livez and /status; empty: none")
 	logs.register(f)
 	return c
+}
+
+// defaultAgent is an agent's configuration before anything is said.
+func defaultAgent() agent.Config {
+	return agent.Config{Hub: "127.0.0.1:7701", Poll: watch.DefaultPoll, Budget: fmt.Sprintf("%d/h", watch.DefaultBudget)}
 }

@@ -79,7 +79,7 @@ default, and removes its folder when it ends.`,
 					return nil
 				}
 				for _, r := range demoRegions {
-					ac := agent.Defaults()
+					ac := defaultAgent()
 					ac.Region, ac.Cluster, ac.Hub, ac.Version = r.name, r.name+"-1", at[1], buildVersion()
 					ac.Bucket, ac.Discover = "file://"+filepath.ToSlash(filepath.Join(dir, r.name)), []string{""}
 					g.Go(func() error { return agent.Run(ctx, ac, log) })
