@@ -1,96 +1,149 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
 	"net"
-	"path"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/quarry-db/quarry/agent/watch"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
-// Config is what an agent is told: agent.yaml, over which flags rule.
+// Config says which bucket an agent watches and to whom it reports. The yaml
+// names are those of the configuration file; flags have the same names with
+// dashes.
 type Config struct {
-	// Region and Cluster name this agent's place; the hub's region set must
-	// have the region.
 	Region  string `yaml:"region"`
 	Cluster string `yaml:"cluster"`
-	// Bucket is the URL of the region's bucket.
+	// Bucket is the region's bucket as bucket.Open takes it.
 	Bucket string `yaml:"bucket"`
-	// Discover names the prefixes in which slates are looked for; "" is the
-	// whole bucket.
+	// Discover are the folders below which slates are looked for; "" is the
+	// whole bucket. None: only what is registered is followed.
 	Discover []string `yaml:"discover"`
-	// Exclude holds globs of roots that are left out ([path.Match], and
-	// "prefix/**" for all below).
+	// Exclude are globs of folders that are not looked into.
 	Exclude []string `yaml:"exclude"`
-	// Hub is the hub's host:port for agents.
+	// Hub is host:port of the hub's agent port; a loopback address, until
+	// there are certificates.
 	Hub string `yaml:"hub"`
-	// Poll is how often a slate that moves is asked for news.
+	// Poll is how often what moves is looked at; 0: 1s.
 	Poll time.Duration `yaml:"poll"`
-	// Budget bounds the requests to the bucket: "N/h".
+	// Budget is how many requests the agent may make of the bucket, as in
+	// "360000/h"; "": that.
 	Budget string `yaml:"budget"`
-	// Status is a loopback address for /livez and /status; empty: none.
+	// Status is where the status port listens: a loopback host:port or
+	// unix:/path; "": nowhere.
 	Status string `yaml:"status"`
 
-	// Version is the build's, for people.
+	// Version of the program, for people.
 	Version string `yaml:"-"`
 }
 
-// Defaults is the configuration before anything is said.
-func Defaults() Config {
-	return Config{Hub: "127.0.0.1:7701", Poll: time.Second, Budget: "360000/h"}
+// FieldError says which field of a [Config] is wrong, and what would be right.
+type FieldError struct {
+	Field string // its name in the configuration file
+	Value string
+	Why   string
 }
 
-// Validate checks the whole. Its errors name the field, its value, and a value
-// that would be right.
+func (e *FieldError) Error() string { return fmt.Sprintf("%s %q: %s", e.Field, e.Value, e.Why) }
+
+// Validate checks a configuration. Errors are *[FieldError]s.
 func (c *Config) Validate() error {
-	for _, f := range []struct{ field, v, as string }{{"region", c.Region, "eu-west"}, {"cluster", c.Cluster, "eu-west-1"}} {
-		if f.v == "" {
-			return fmt.Errorf("%s is not set: name it, such as --%s %s", f.field, f.field, f.as)
-		}
-		if err := catalog.CheckName(f.v); err != nil || strings.Contains(f.v, "/") {
-			return fmt.Errorf("%s %q: printable text without a slash, such as %s", f.field, f.v, f.as)
+	for _, name := range []struct{ field, value, example string }{{"region", c.Region, "eu-west"}, {"cluster", c.Cluster, "eu-west-1"}} {
+		if err := checkWord(name.value); err != "" {
+			return &FieldError{name.field, name.value, err + "; for example " + name.example}
 		}
 	}
 	if c.Bucket == "" {
-		return errors.New("bucket is not set: give its URL, such as --bucket file:///srv/eu or --bucket 's3://slates?region=eu-west-1'")
+		return &FieldError{"bucket", "", "the URL of the region's bucket, for example file:///var/lib/quarry/eu or s3://bucket?region=eu-west-1"}
 	}
-	if len(c.Discover) == 0 {
-		return errors.New("discover is not set: name the prefixes to look in, such as --discover dbs; --discover \"\" is the whole bucket")
-	}
-	for _, g := range c.Exclude {
-		if _, err := path.Match(g, "x"); err != nil {
-			return fmt.Errorf("exclude %q: a glob such as dbs/test-* or tmp/**", g)
+	for _, d := range c.Discover {
+		if p := strings.Trim(d, "/"); p != "" && catalog.CheckName(p) != nil {
+			return &FieldError{"discover", d, "a folder such as dbs, or \"\" for the whole bucket"}
 		}
 	}
-	if _, _, err := net.SplitHostPort(c.Hub); err != nil {
-		return fmt.Errorf("hub %q: host and port of the hub's door for agents, such as 127.0.0.1:7701", c.Hub)
+	if err := checkHub(c.Hub); err != "" {
+		return &FieldError{"hub", c.Hub, err}
 	}
-	if c.Poll < 50*time.Millisecond || c.Poll > 5*time.Minute {
-		return fmt.Errorf("poll %s: between 50ms and 5m, such as 1s", c.Poll)
+	if c.Poll != 0 && (c.Poll < 10*time.Millisecond || c.Poll > time.Minute) {
+		return &FieldError{"poll", c.Poll.String(), "between 10ms and 1m, for example 1s"}
 	}
-	if _, err := c.PerHour(); err != nil {
+	if _, err := c.requestsPerHour(); err != nil {
 		return err
 	}
 	if c.Status != "" {
-		host, _, err := net.SplitHostPort(c.Status)
-		ip := net.ParseIP(host)
-		if err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			return fmt.Errorf("status %q: a loopback address, such as 127.0.0.1:7702; an agent listens on nothing else", c.Status)
+		if _, _, err := statusAddress(c.Status); err != nil {
+			return &FieldError{"status", c.Status, err.Error()}
 		}
+	}
+	o := watch.Options{Region: c.Region, Exclude: c.Exclude}
+	if err := o.Validate(); err != nil {
+		return &FieldError{"exclude", strings.Join(c.Exclude, ","), err.Error()}
 	}
 	return nil
 }
 
-// PerHour is the budget as a number of requests an hour.
-func (c *Config) PerHour() (float64, error) {
-	n, ok := strings.CutSuffix(c.Budget, "/h")
-	v, err := strconv.ParseFloat(n, 64)
-	if !ok || err != nil || v < 60 || v > 1e9 {
-		return 0, fmt.Errorf("budget %q: requests an hour, at least 60/h, such as 36000/h", c.Budget)
+func checkWord(s string) string {
+	switch {
+	case s == "":
+		return "is needed"
+	case len(s) > 63:
+		return "at most 63 bytes"
+	case catalog.CheckName(s) != nil || strings.Contains(s, "/"):
+		return "a name without slashes"
 	}
-	return v, nil
+	return ""
+}
+
+func checkHub(addr string) string {
+	const example = "for example 127.0.0.1:7701"
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "host:port of the hub's agent port, " + example
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "the port is a number up to 65535, " + example
+	}
+	if !loopback(host) {
+		return "until there are certificates the hub must be on this machine, " + example
+	}
+	return ""
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// requestsPerHour reads the budget; 0 stands for the default.
+func (c *Config) requestsPerHour() (float64, error) {
+	if c.Budget == "" {
+		return 0, nil
+	}
+	number, per, _ := strings.Cut(c.Budget, "/")
+	hours := map[string]float64{"": 1, "h": 1, "m": 60, "s": 3600}
+	n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	factor, known := hours[strings.TrimSpace(per)]
+	if err != nil || !known || !(n*factor >= 60) || n*factor > 1e12 {
+		return 0, &FieldError{"budget", c.Budget, "requests per hour, at least 60/h, for example 360000/h"}
+	}
+	return n * factor, nil
+}
+
+// statusAddress is the network and the address of the status port. It is never
+// reachable from another machine.
+func statusAddress(s string) (network, addr string, err error) {
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		if path == "" {
+			return "", "", fmt.Errorf("unix: needs a path, for example unix:/run/quarry/agent.sock")
+		}
+		return "unix", path, nil
+	}
+	host, _, err := net.SplitHostPort(s)
+	if err != nil || !loopback(host) {
+		return "", "", fmt.Errorf("a loopback host:port or unix:/path, for example 127.0.0.1:7702")
+	}
+	return "tcp", s, nil
 }

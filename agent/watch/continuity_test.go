@@ -68,7 +68,7 @@ func manifestsUpTo(n string) func(rel string) bool {
 // A database appears manifest by manifest, as its writers, readers and
 // compactors wrote it: every look gives the newest, and nothing goes back.
 func TestAHistoryIsFollowedObjectByObject(t *testing.T) {
-	story(t, func(r *region) {
+	story(t, func(t *testing.T, r *region) {
 		from := filepath.Join(fixtures, "0.15.0/checkpoints/db")
 		files, _ := filepath.Glob(from + "/manifest/*.manifest")
 		if len(files) < 5 {
@@ -104,7 +104,7 @@ func TestAHistoryIsFollowedObjectByObject(t *testing.T) {
 // OD-2, the part that storage shows: a writer and an open reader are seen, and
 // a second writer is a new epoch.
 func TestOD2_WritersEpochAndReadersCheckpoint(t *testing.T) {
-	story(t, func(r *region) {
+	story(t, func(t *testing.T, r *region) {
 		r.put("0.17.0/reader/db", "reader")
 		from := filepath.Join(fixtures, "0.17.0/fenced/db")
 		copyTree(t, from, filepath.Join(r.dir, "fenced"), manifestsUpTo("2"))
@@ -126,7 +126,7 @@ func TestOD2_WritersEpochAndReadersCheckpoint(t *testing.T) {
 // Deleted and made again at the same root: another incarnation, whose
 // predecessor's restore points are void.
 func TestMadeAgainAtTheSameRootIsAnotherIncarnation(t *testing.T) {
-	story(t, func(r *region) {
+	story(t, func(t *testing.T, r *region) {
 		r.put("0.17.0/checkpoints/db", "db")
 		defer r.start()()
 		wait(10 * time.Second)
@@ -155,7 +155,7 @@ func TestMadeAgainAtTheSameRootIsAnotherIncarnation(t *testing.T) {
 // Set back to yesterday's copy while we watch, and while we do not.
 func TestYesterdaysCopyIsAnotherIncarnation(t *testing.T) {
 	for _, watching := range []bool{true, false} {
-		story(t, func(r *region) {
+		story(t, func(t *testing.T, r *region) {
 			from := filepath.Join(fixtures, "0.15.0/compacted/db")
 			copyTree(t, from, filepath.Join(r.dir, "db"), nil)
 			stop := r.start()
@@ -184,7 +184,7 @@ func TestYesterdaysCopyIsAnotherIncarnation(t *testing.T) {
 // stood still, went on, or went on and was collected; and it knows a root that
 // is gone.
 func TestARestartedAgentProvesContinuity(t *testing.T) {
-	story(t, func(r *region) {
+	story(t, func(t *testing.T, r *region) {
 		r.put("0.17.0/compacted/db", "still")
 		moving := filepath.Join(fixtures, "0.15.0/compacted/db")
 		copyTree(t, moving, filepath.Join(r.dir, "moving"), manifestsUpTo("3"))

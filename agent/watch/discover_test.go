@@ -12,7 +12,7 @@ import (
 // OD-1: two databases in one bucket are listed with name and kind; one that is
 // deleted turns missing and is not silently absent.
 func TestOD1_ListsSlatesAndTheDeletedOneIsMissing(t *testing.T) {
-	story(t, func(r *region) {
+	story(t, func(t *testing.T, r *region) {
 		r.put("0.17.0/wal-only/db", "dbs/orders")
 		r.put("opendata/log/slate", "dbs/events")
 		defer r.start()()
@@ -41,7 +41,7 @@ func TestOD1_ListsSlatesAndTheDeletedOneIsMissing(t *testing.T) {
 
 // Everything that is there, of every layout, and nothing else.
 func TestDiscoveryListsExactlyWhatIsThere(t *testing.T) {
-	story(t, func(r *region) {
+	story(t, func(t *testing.T, r *region) {
 		want := map[string]catalog.Kind{}
 		for _, f := range []struct {
 			fixture, root string
@@ -86,7 +86,7 @@ func TestDiscoveryListsExactlyWhatIsThere(t *testing.T) {
 // Only the configured folders are looked into, but a registered root is
 // followed wherever it is.
 func TestARegisteredRootOutsideThePrefixesIsFollowed(t *testing.T) {
-	story(t, func(r *region) {
+	story(t, func(t *testing.T, r *region) {
 		r.put("0.17.0/fresh/db", "dbs/in")
 		r.put("0.17.0/fresh/db", "elsewhere/out")
 		r.put("0.17.0/fresh/db", "dbs-old/not")
@@ -127,7 +127,7 @@ func TestARegisteredRootOutsideThePrefixesIsFollowed(t *testing.T) {
 
 // OD-13, the listing part: a buffer with its epoch and backlog.
 func TestOD13_BufferIsListedWithEpochAndBacklog(t *testing.T) {
-	story(t, func(r *region) {
+	story(t, func(t *testing.T, r *region) {
 		r.put("opendata/buffer/bucket/q1", "ingest")
 		defer r.start()()
 		wait(5 * time.Second)

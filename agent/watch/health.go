@@ -28,11 +28,23 @@ func (w *Watcher) healthTask(context.Context) time.Duration {
 	return 10 * w.o.Poll
 }
 
-// tellHealth puts together what the senses, the region's descriptor and the
-// purse say.
 func (w *Watcher) tellHealth() {
 	w.telling.Lock() // so that an older word never follows a newer one
 	defer w.telling.Unlock()
+	w.to.SetHealth(w.Health())
+}
+
+// Progress is how many slates are followed, and whether everything was looked
+// at once.
+func (w *Watcher) Progress() (slates int, ready bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.slates), w.told
+}
+
+// Health puts together what the senses, the region's descriptor and the purse
+// say. It may be called at any time.
+func (w *Watcher) Health() Health {
 	h := Health{Budget: w.o.Budget, Spend: w.spend.perHour(w.b.Requests(), time.Now())}
 	h.ReadOK, h.Reason, h.CannotKeep = w.senses.state()
 	w.mu.Lock()
@@ -44,7 +56,7 @@ func (w *Watcher) tellHealth() {
 	if h.ReadOK && w.behind.Load() {
 		h.Reason = fmt.Sprintf("over-budget: looks are %v late, intervals are stretched; raise --budget above %.0f/h", w.looks.lateness().Round(time.Second), w.o.Budget)
 	}
-	w.to.SetHealth(h)
+	return h
 }
 
 // spending is what was asked of the bucket, minute by minute for an hour.

@@ -143,7 +143,7 @@ type region struct {
 }
 
 // story runs f with a clock that only moves when everybody waits.
-func story(t *testing.T, f func(r *region)) {
+func story(t *testing.T, f func(t *testing.T, r *region)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "bucket")
@@ -154,7 +154,7 @@ func story(t *testing.T, f func(r *region)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f(&region{TB: t, dir: dir, b: b, hub: newHub(), o: Options{
+		f(t, &region{TB: t, dir: dir, b: b, hub: newHub(), o: Options{
 			Region: "eu", Discover: []string{""}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		}})
 	})

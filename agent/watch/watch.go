@@ -46,14 +46,14 @@ type Reporter interface {
 
 // Health is how looking goes.
 type Health struct {
-	ReadOK     bool   // the bucket can be read
-	Reason     string // why not; with ReadOK: why looks are late
-	CannotKeep string // what cannot be recorded for lack of rights
-	BucketID   string // incarnation in region.json
-	BucketWhy  string // why BucketID is empty
+	ReadOK     bool   `json:"read_ok"`     // the bucket can be read
+	Reason     string `json:"reason"`      // why not; with ReadOK: why looks are late
+	CannotKeep string `json:"cannot_keep"` // what cannot be recorded for lack of rights
+	BucketID   string `json:"bucket_id"`   // incarnation in region.json
+	BucketWhy  string `json:"bucket_why"`  // why BucketID is empty
 	// Spend is requests per hour by class: get, head, list, put, delete.
-	Spend  map[string]float64
-	Budget float64 // requests per hour allowed
+	Spend  map[string]float64 `json:"requests_per_hour"`
+	Budget float64            `json:"budget"` // requests per hour allowed
 }
 
 // The defaults of [Options].
