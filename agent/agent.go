@@ -7,6 +7,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/quarry-db/quarry/agent/report"
 	"github.com/quarry-db/quarry/agent/watch"
 	"github.com/quarry-db/quarry/pkg/bucket"
+	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
 // Run runs an agent until ctx is over and then returns nil. It returns an
@@ -36,6 +38,11 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	defer b.Close()
+	// Only a store that shows that it ignores create-if-absent is refused. One
+	// that cannot be written or reached now is the watcher's to tell.
+	if err := b.CheckPutNew(ctx, catalog.Prefix); errors.Is(err, bucket.ErrPutNewIgnored) {
+		return err
+	}
 
 	started := time.Now()
 	r, err := report.New(report.Options{
