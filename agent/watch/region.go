@@ -59,6 +59,9 @@ func (w *Watcher) takeDescriptor(raw []byte) error {
 	return nil
 }
 
+// waitingForHub is how every new bucket begins, and no cause to warn anybody.
+const waitingForHub = catalog.RegionKey + " is not there; it is written once the hub says that it knows no bucket for this region"
+
 func (w *Watcher) withoutDescriptor(ctx context.Context) error {
 	known, welcomed, _ := w.to.HubBucket()
 	switch {
@@ -66,7 +69,7 @@ func (w *Watcher) withoutDescriptor(ctx context.Context) error {
 		w.setBucket("", catalog.RegionKey+" was there and is gone: the bucket was emptied or replaced")
 		return nil
 	case !welcomed:
-		w.setBucket("", catalog.RegionKey+" is not there; it is written once the hub says that it knows no bucket for this region")
+		w.setBucket("", waitingForHub)
 		return nil
 	case known != "":
 		w.setBucket("", fmt.Sprintf("%s is not there, and the hub knows bucket %s for this region", catalog.RegionKey, known))
@@ -101,7 +104,11 @@ func (w *Watcher) setBucket(id, why string) {
 	w.region.id, w.region.why = id, why
 	w.mu.Unlock()
 	if changed {
-		if why != "" {
+		switch why {
+		case "":
+		case waitingForHub:
+			w.log.Debug("bucket is not identified yet", "reason", why)
+		default:
 			w.log.Warn("bucket is not identified", "reason", why)
 		}
 		w.tellHealth()

@@ -175,21 +175,21 @@ func (s *State) tellRow(r *region, st *seat, old, row *catalog.Placement) {
 		e.Before, e.After = string(was), string(row.Seen)
 		switch {
 		case row.Seen == catalog.SeenMissing:
-			e.Type, e.What = catalog.EventSlateMissing, fmt.Sprintf("%s is missing: %s", row.Root, row.StateReason)
+			e.Type, e.What = catalog.EventSlateMissing, fmt.Sprintf("%s is missing: %s", row.Slate, row.StateReason)
 		case row.Seen == catalog.SeenUnreadable:
-			e.Type, e.What = catalog.EventUnreadable, fmt.Sprintf("%s cannot be read: %s", row.Root, row.Reason)
+			e.Type, e.What = catalog.EventUnreadable, fmt.Sprintf("%s cannot be read: %s", row.Slate, row.Reason)
 			if old == nil { // it appears, too: first one, then the other
 				a := e
-				a.Type, a.What, a.After = catalog.EventSlateAppeared, fmt.Sprintf("%s (%s) appeared", row.Root, row.Kind), string(catalog.SeenLive)
+				a.Type, a.What, a.After = catalog.EventSlateAppeared, fmt.Sprintf("%s (%s) appeared", row.Slate, row.Kind), string(catalog.SeenLive)
 				s.emit(a)
 				e.Before = string(catalog.SeenLive)
 			}
 		case old == nil:
-			e.Type, e.What = catalog.EventSlateAppeared, fmt.Sprintf("%s (%s) appeared", row.Root, row.Kind)
+			e.Type, e.What = catalog.EventSlateAppeared, fmt.Sprintf("%s (%s) appeared", row.Slate, row.Kind)
 		case was == catalog.SeenUnreadable:
-			e.Type, e.What = catalog.EventSlateBack, fmt.Sprintf("%s can be read again", row.Root)
+			e.Type, e.What = catalog.EventSlateBack, fmt.Sprintf("%s can be read again", row.Slate)
 		default:
-			e.Type, e.What = catalog.EventSlateBack, fmt.Sprintf("%s is back", row.Root)
+			e.Type, e.What = catalog.EventSlateBack, fmt.Sprintf("%s is back", row.Slate)
 		}
 		s.emit(e)
 	}
@@ -199,18 +199,18 @@ func (s *State) tellRow(r *region, st *seat, old, row *catalog.Placement) {
 	e.Before, e.After = "", ""
 	if another(old, row) {
 		e.Type, e.Before, e.After = catalog.EventIncarnation, old.Incarnation, row.Incarnation
-		e.What = fmt.Sprintf("%s is another database than before; what was known of the old one is void", row.Root)
+		e.What = fmt.Sprintf("%s is another database than before; what was known of the old one is void", row.Slate)
 		s.emit(e)
 	}
 	if writerChanged(old, row) && !another(old, row) {
 		e.Type, e.Before, e.After = catalog.EventWriterChanged, strconv.FormatUint(*old.WriterEpoch, 10), strconv.FormatUint(*row.WriterEpoch, 10)
-		e.What = fmt.Sprintf("the writer epoch of %s went from %s to %s", row.Root, e.Before, e.After)
+		e.What = fmt.Sprintf("the writer epoch of %s went from %s to %s", row.Slate, e.Before, e.After)
 		s.emit(e)
 	}
 	before, after := strconv.Itoa(live(old.Readers)), strconv.Itoa(live(row.Readers))
 	if before, changed := s.say(r, "readers", row.Root, before, after); changed {
 		e.Type, e.Before, e.After = catalog.EventReaderChanged, before, after
-		e.What = fmt.Sprintf("%s has %s readers, had %s", row.Root, after, before)
+		e.What = fmt.Sprintf("%s has %s readers, had %s", row.Slate, after, before)
 		s.emit(e)
 	}
 }
@@ -221,7 +221,7 @@ func (s *State) tellLost(r *region, old, row *catalog.Placement) {
 		return
 	}
 	s.emit(catalog.Event{Type: catalog.EventLastSnapshotLost, Region: r.name, Slate: row.Slate, Root: row.Root,
-		Before: strconv.FormatUint(old.RestorePoints, 10), After: "0", What: fmt.Sprintf("%s has no restore point left in %s", row.Root, r.name)})
+		Before: strconv.FormatUint(old.RestorePoints, 10), After: "0", What: fmt.Sprintf("%s has no restore point left in %s", row.Slate, r.name)})
 }
 
 // say reports whether something differs from what the event log says of it,
@@ -283,7 +283,7 @@ func (s *State) settlePoints(r *region, st *seat, own standing) (counted, verifi
 		}
 		if was, changed := s.say(r, "point\x00"+rp.ID, rp.Root, was, string(rp.State)); changed && rp.State == catalog.RestoreIncomplete {
 			s.emit(catalog.Event{Type: catalog.EventSnapshotIncomplete, Region: r.name, Slate: rp.Slate, Root: rp.Root, Before: was, After: rp.ID,
-				What: fmt.Sprintf("restore point %s of %s is incomplete: %s", rp.ID, rp.Root, firstOf(rp.Reason, "an object is missing or has another size"))})
+				What: fmt.Sprintf("restore point %s of %s is incomplete: %s", rp.ID, rp.Slate, firstOf(rp.Reason, "an object is missing or has another size"))})
 		}
 	}
 	return counted, verified
@@ -356,7 +356,11 @@ func (s *State) settleOwner(r *region, st *seat, own standing, row *catalog.Plac
 	}
 	if was, changed := s.say(r, "owner", st.root, was, is); changed {
 		e := catalog.Event{Type: catalog.EventRegistered, Region: r.name, Slate: slate, Root: st.root, Before: was, After: is}
-		e.What = fmt.Sprintf("%s was registered, owner %s", st.root, is)
+		named := ""
+		if slate != "" && slate != st.root {
+			named = " as " + slate
+		}
+		e.What = fmt.Sprintf("%s was registered%s, owner %s", st.root, named, is)
 		if is == "" {
 			e.Type, e.What = catalog.EventDeregistered, fmt.Sprintf("%s was deregistered, owner was %s", st.root, was)
 		}
