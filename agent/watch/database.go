@@ -241,18 +241,19 @@ func (s *slate) fromRecord(r record, kept bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sight.Root, s.sight.Kind, s.sight.KindFrom = s.root, r.Kind, "record"
+	s.sight.PositionDomain = domainOfLayout[r.Layout]
 	switch r.Layout {
 	case layoutDatabase:
 		s.sight.Lineage = r.Incarnation
 		s.sight.ManifestID, s.sight.WriterEpoch, s.sight.CompactorEpoch = ptr(r.ID), ptr(r.WriterEpoch), ptr(r.CompactorEpoch)
-		s.sight.LastL0Seq, s.sight.PositionDomain = ptr(r.LastL0Seq), domainSeq
+		s.sight.LastL0Seq = ptr(r.LastL0Seq)
 	case layoutPartition:
-		s.sight.Lineage, s.sight.PositionDomain = partitionLineage(r.Cluster, s.root, r.Incarnation), domainLSN
+		s.sight.Lineage = partitionLineage(r.Cluster, s.root, r.Incarnation)
 	case layoutBuffer:
-		s.sight.Lineage, s.sight.PositionDomain = r.Incarnation, domainBuffer
+		s.sight.Lineage = r.Incarnation
 	}
 	if s.sight.Kind == "" {
-		s.sight.Kind = map[layout]catalog.Kind{layoutDatabase: catalog.KindSlateDB, layoutPartition: catalog.KindSnapshots, layoutBuffer: catalog.KindBuffer}[r.Layout]
+		s.sight.Kind = kindOfLayout[r.Layout]
 	}
 }
 

@@ -204,17 +204,24 @@ func stand(all map[string]catalog.Registration) (map[string]catalog.Registration
 // leasesTask reads the heartbeats of owners and readers. A touched lease is an
 // owner's hint: its slate is looked at at once.
 func (w *Watcher) leasesTask(ctx context.Context) time.Duration {
+	if err := w.readLeases(ctx); err != nil {
+		return 2 * w.o.Poll
+	}
+	return w.leases.every
+}
+
+func (w *Watcher) readLeases(ctx context.Context) error {
 	before := maps.Clone(w.leases.known)
 	changed, err := w.leases.read(ctx, w, func(key string, raw []byte, modified time.Time) (dropped, error) {
 		l, err := catalog.DecodeLease(key, raw, modified)
 		return dropped{lease: &l}, err
 	})
 	if err != nil {
-		return 2 * w.o.Poll
+		return err
 	}
 	if !changed {
 		w.leases.every = min(max(2*w.leases.every, 2*w.o.Poll), 10*w.o.Poll)
-		return w.leases.every
+		return nil
 	}
 	w.leases.every = 2 * w.o.Poll
 	told := map[string]bool{}
@@ -241,7 +248,7 @@ func (w *Watcher) leasesTask(ctx context.Context) time.Duration {
 		}
 	}
 	w.leaseFindings.set(w.to, found)
-	return w.leases.every
+	return nil
 }
 
 // catalogPrefix is where the rows of the catalog slate begin.

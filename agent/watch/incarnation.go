@@ -142,10 +142,15 @@ func (w *Watcher) mint(ctx context.Context, r record) (_ record, kept bool, err 
 		return r, true, nil
 	case errors.Is(err, fs.ErrExist):
 		other, readErr := w.readRecord(ctx, key, r.Root)
-		if readErr != nil {
+		switch {
+		case readErr == nil:
+			return other, true, err
+		case errors.Is(readErr, catalog.ErrInvalid):
+			return record{Incarnation: illegible, N: r.N}, true, err
+		case bucketWide(readErr):
 			return r, false, readErr
 		}
-		return other, true, err
+		return r, false, nil // it may not be read: ours is kept in memory only
 	case errors.Is(err, bucket.ErrUnavailable), errors.Is(err, bucket.ErrNoBucket), ctx.Err() != nil:
 		return r, false, err
 	}

@@ -48,7 +48,8 @@ func (p *partition) look(ctx context.Context, _ bool) (bool, error) {
 		return false, err
 	}
 	state := string(now.PointerState) + now.PointerSHA256
-	if p.begun && state == p.pointer {
+	doubted := p.doubted.Swap(false) && now.PointerState == snapshots.PointerMissing
+	if p.begun && state == p.pointer && !doubted {
 		return false, nil
 	}
 	switch now.PointerState {

@@ -52,12 +52,13 @@ type slate struct {
 	mu       sync.Mutex
 	sight    catalog.Sighting // Root is empty until there is something to say
 	told     catalog.Sighting
+	looked   bool                            // the first look has come to an end
+	tended   bool                            // and the first upkeep: restore points are told
 	points   map[string]catalog.RestorePoint // by id, as told
 	findings map[string]catalog.Finding      // by key, as told
 	identity record                          // Incarnation is empty: none yet
 	kept     bool
 	observed observation
-	looked   bool // the first look has come to an end
 }
 
 // observation is what was last recorded of an identity.
@@ -67,12 +68,21 @@ type observation struct {
 	mark uint64
 }
 
+// illegible stands for the incarnation of a record that cannot be understood.
+const illegible = "illegible"
+
+var (
+	kindOfLayout   = map[layout]catalog.Kind{layoutDatabase: catalog.KindSlateDB, layoutPartition: catalog.KindSnapshots, layoutBuffer: catalog.KindBuffer}
+	domainOfLayout = map[layout]string{layoutDatabase: domainSeq, layoutPartition: domainLSN, layoutBuffer: domainBuffer}
+)
+
 // errNothing: there is nothing at this root and never was.
 var errNothing = errors.New("there is nothing")
 
 // doLook is the task of looking.
 func (s *slate) doLook(ctx context.Context) time.Duration {
 	if s.stopped.Load() {
+		s.w.tendedTo(s)
 		return -1
 	}
 	if s.hinted.Swap(false) {
@@ -108,15 +118,22 @@ func (s *slate) doLook(ctx context.Context) time.Duration {
 // doUpkeep is the task of upkeep.
 func (s *slate) doUpkeep(ctx context.Context) time.Duration {
 	if s.stopped.Load() {
+		s.w.tendedTo(s)
 		return -1
 	}
 	again, err := s.upkeep(ctx)
 	if err == nil {
 		err = s.record(ctx)
 	}
-	if err != nil && ctx.Err() == nil {
+	if ctx.Err() != nil {
+		return time.Hour
+	}
+	if err != nil {
 		s.w.log.Debug("upkeep", "slate", s.root, "err", err)
-		return time.Minute
+		again = time.Minute
+	}
+	if err == nil || !bucketWide(err) {
+		s.w.tendedTo(s)
 	}
 	return again
 }
@@ -199,11 +216,13 @@ func (s *slate) vanished(why string) {
 }
 
 // cannotRead makes the sighting say that an object of it cannot be read.
+// Nothing more may be known of it than that discovery saw it.
 func (s *slate) cannotRead(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sight.Root == "" {
-		return
+		s.sight.Root, s.sight.Kind, s.sight.KindFrom = s.root, kindOfLayout[s.layout()], "layout"
+		s.sight.PositionDomain = domainOfLayout[s.layout()]
 	}
 	s.sight.Seen, s.sight.Reason = catalog.SeenUnreadable, err.Error()
 	s.tell()
@@ -230,7 +249,10 @@ func (s *slate) identify(ctx context.Context, now record, prove func(was record)
 				return same, nil
 			}
 			s.w.log.Warn("another database is at this root", "root", s.root, "was", was.Incarnation, "reason", why)
-			now.N, now.Predecessor = was.N+1, was.Incarnation
+			now.N = was.N + 1
+			if was.Incarnation != illegible {
+				now.Predecessor = was.Incarnation
+			}
 		}
 		minted, ok, err := s.w.mint(ctx, now)
 		switch {
@@ -259,10 +281,14 @@ func (s *slate) recorded(ctx context.Context) (record, bool, error) {
 		return record{}, false, nil
 	}
 	rec, err := s.w.readRecord(ctx, r.newest, s.root)
-	if errors.Is(err, catalog.ErrInvalid) {
+	switch {
+	case errors.Is(err, catalog.ErrInvalid):
 		// Nothing can be proven against it; the next number is free.
 		s.w.log.Warn("a record of an incarnation is unreadable", "err", err)
-		return record{Incarnation: "unreadable", N: r.n}, false, nil
+		return record{Incarnation: illegible, N: r.n}, false, nil
+	case err != nil && !bucketWide(err):
+		s.w.log.Warn("a record of an incarnation cannot be read", "err", err)
+		return record{}, false, nil
 	}
 	if err == nil && r.observation {
 		s.mu.Lock()

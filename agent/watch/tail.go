@@ -18,6 +18,7 @@ import (
 type tail struct {
 	known     bool
 	elsewhere bool   // the WAL is in another store, which was not given
+	unmarked  bool   // and the manifest does not say so
 	id        uint64 // the newest object; 0: none ever
 	seq       uint64 // highest sequence number read from it
 	firstKey  []byte // smallest key of the objects read, for the kind
@@ -30,7 +31,7 @@ const maxFences = 4
 // follow brings the tail in line with a new manifest; the first time it lists
 // the objects that are not in tables.
 func (t *tail) follow(ctx context.Context, d *database, m *manifest.Manifest) error {
-	t.elsewhere = m.WALStoreMarked
+	t.elsewhere = m.WALStoreMarked || t.unmarked
 	if t.elsewhere {
 		return nil
 	}
@@ -53,6 +54,14 @@ func (t *tail) follow(ctx context.Context, d *database, m *manifest.Manifest) er
 		t.id = ids[len(ids)-1]
 	}
 	var notes []catalog.Finding
+	if len(ids) == 0 && m.WALLastSeen > m.ReplayAfterWAL {
+		t.unmarked, t.elsewhere = true, true
+		notes = append(notes, catalog.Finding{
+			Code: "wal-store-unmarked", Object: slatedb.WALKey(d.root, m.WALLastSeen),
+			What: fmt.Sprintf("the manifest needs WAL objects %d to %d and none is here: either they are in a store of their own, which this manifest does not say, or they are lost. Whoever opens the database without them sees less than was written, and is not told", m.ReplayAfterWAL+1, m.WALLastSeen),
+			Cure: "name the WAL's own store wherever the database is opened",
+		})
+	}
 	if hole, ok := errors.AsType[*wal.Hole](wal.Check(m.ReplayAfterWAL, m.WALLastSeen, ids)); ok && len(ids) > 0 {
 		notes = append(notes, catalog.Finding{
 			Code: string(slatedb.WALHole), Object: slatedb.WALKey(d.root, hole.ID),

@@ -32,7 +32,7 @@ const maxLogRequests = 500
 type care struct {
 	logAt, compactionsAt, boundaryAt, listedAt, verifiedAt time.Time
 	logNext                                                time.Time
-	verifiedHolds                                          map[uuid.UUID]bool
+	begun                                                  bool
 	holds                                                  map[uuid.UUID]*hold
 	boundaryNotes, verifyNotes                             []catalog.Finding
 }
@@ -48,6 +48,7 @@ type hold struct {
 	state    catalog.RestoreState
 	reason   string
 	at       *time.Time // verified
+	judged   bool       // a verification has said something of it
 }
 
 func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
@@ -60,6 +61,15 @@ func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
 	c, now := &d.care, time.Now()
 	if !live {
 		return listEvery, nil
+	}
+	if !c.begun {
+		// First all that is there to be told; looking at every object of it
+		// may take long.
+		if err := d.listPoints(ctx, holds); err != nil {
+			return 0, err
+		}
+		c.begun = true
+		return 0, nil
 	}
 	next := listEvery
 	if kind == catalog.KindLog && extractor != "" && moved.After(c.logAt) {
@@ -235,11 +245,33 @@ func (d *database) checkBoundary(ctx context.Context) error {
 	return nil
 }
 
-// keepPoints reads the manifests of the checkpoints that are restore points,
-// each once, verifies the database when one is new or the last time was long
-// ago, and tells the points.
+// keepPoints tells the restore points, and verifies the database when one is
+// new or the last time was long ago.
 func (d *database) keepPoints(ctx context.Context, checkpoints []manifest.Checkpoint) error {
-	c, fresh := &d.care, false
+	if err := d.listPoints(ctx, checkpoints); err != nil {
+		return err
+	}
+	c := &d.care
+	fresh := false
+	for _, h := range c.holds {
+		fresh = fresh || h.dangling == "" && h.unread == "" && !h.judged
+	}
+	if fresh || len(c.holds) > 0 && time.Since(c.verifiedAt) >= verifyEvery {
+		if err := d.verify(ctx); err != nil {
+			return err
+		}
+	}
+	if len(c.holds) == 0 {
+		c.verifyNotes = nil
+	}
+	d.tellPoints(checkpoints)
+	return nil
+}
+
+// listPoints reads what the checkpoints pin that are not known yet, and tells
+// the restore points as far as they are known.
+func (d *database) listPoints(ctx context.Context, checkpoints []manifest.Checkpoint) error {
+	c := &d.care
 	known := map[uuid.UUID]*hold{}
 	for _, cp := range checkpoints {
 		h := c.holds[cp.ID]
@@ -248,22 +280,18 @@ func (d *database) keepPoints(ctx context.Context, checkpoints []manifest.Checkp
 			if h, err = d.readHold(ctx, cp); err != nil {
 				return err
 			}
-			fresh = true
 		}
 		known[cp.ID] = h
 	}
 	c.holds = known
-	if len(known) > 0 && (fresh || time.Since(c.verifiedAt) >= verifyEvery) {
-		if err := d.verify(ctx); err != nil {
-			return err
-		}
-	}
-	if len(known) == 0 {
-		c.verifyNotes = nil
-	}
+	d.tellPoints(checkpoints)
+	return nil
+}
+
+func (d *database) tellPoints(checkpoints []manifest.Checkpoint) {
 	points := map[string]catalog.RestorePoint{}
 	for _, cp := range checkpoints {
-		h := known[cp.ID]
+		h := d.care.holds[cp.ID]
 		if h.dangling != "" {
 			continue // a finding, not a restore point
 		}
@@ -280,7 +308,6 @@ func (d *database) keepPoints(ctx context.Context, checkpoints []manifest.Checkp
 		points[p.ID] = p
 	}
 	d.setPoints(points, "the checkpoint was removed")
-	return nil
 }
 
 // readHold reads what a checkpoint pins. Its position is the highest it
@@ -355,7 +382,7 @@ func (d *database) verify(ctx context.Context) error {
 // judge says how much of a restore point is there, by what verification found.
 // What could not be looked at is listed, never verified (P3).
 func (h *hold) judge(root string, found []slatedb.Finding, now time.Time) {
-	h.state, h.reason, h.at = catalog.RestoreVerified, "", &now
+	h.state, h.reason, h.at, h.judged = catalog.RestoreVerified, "", &now, true
 	for _, f := range found {
 		id, isWAL := slatedb.ParseWALKey(root, f.Object)
 		if !h.needs[f.Object] && !(isWAL && id > h.wal[0] && id <= h.wal[1]) && f.Code != slatedb.WALStoreUnknown {

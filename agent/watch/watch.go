@@ -152,7 +152,7 @@ type Watcher struct {
 	records    map[string]remembered
 	notBuffers map[string]bucket.Object
 	discovered bool
-	unlooked   int // slates whose first look has not come to an end
+	unlooked   int // slates of which not everything was told once
 	told       bool
 }
 
@@ -165,9 +165,13 @@ func New(b *bucket.Bucket, to Reporter, o Options) (*Watcher, error) {
 		b: b, to: to, o: o, log: o.Log.With("region", o.Region),
 		looks: newQueue(), tending: newQueue(),
 		slates: map[string]*slate{}, children: map[string]map[string]*slate{}, notBuffers: map[string]bucket.Object{},
-		inbox:  drops{prefix: catalog.InboxPrefix, code: "registration-unreadable"},
-		leases: drops{prefix: catalog.LeasesPrefix, code: "lease-unreadable"},
+		toldRegistrations: map[string]catalog.Registration{},
+		inbox:             drops{prefix: catalog.InboxPrefix, code: "registration-unreadable"},
+		leases:            drops{prefix: catalog.LeasesPrefix, code: "lease-unreadable"},
 	}
+	w.regionLook = &task{do: w.regionTask}
+	w.discovery = &task{do: w.discoverTask}
+	w.inboxLook = &task{do: w.inboxTask}
 	w.senses = &senses{patience: 3 * o.Poll, changed: w.tellHealth}
 	w.purse = newPurse(o.Budget, time.Now())
 	w.look = eyes{b: b, purse: w.purse, lane: looking, senses: w.senses}
@@ -189,14 +193,11 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if err := w.start(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
-	w.regionLook = &task{do: w.regionTask}
-	w.discovery = &task{do: w.discoverTask}
-	w.inboxLook = &task{do: w.inboxTask}
 	w.looks.put(w.regionLook, w.o.Poll)
 	w.looks.put(w.inboxLook, w.o.Poll)
 	w.looks.put(w.discovery, 0)
-	w.looks.put(&task{do: w.leasesTask}, 0)
-	w.looks.put(&task{do: w.catalogTask}, 0)
+	w.looks.put(&task{do: w.leasesTask}, w.o.Poll)
+	w.looks.put(&task{do: w.catalogTask}, catalogEvery*w.o.Poll)
 	w.looks.put(&task{do: w.healthTask}, w.o.Poll)
 
 	var wg sync.WaitGroup
@@ -219,9 +220,11 @@ func (w *Watcher) start(ctx context.Context) error {
 			return err
 		},
 		func(ctx context.Context) error {
+			w.catalogTask(ctx) // one that cannot be read is told and tried again
 			_, err := w.readInbox(ctx)
 			return err
 		},
+		w.readLeases,
 	}
 	for _, step := range steps {
 		for wait := w.o.Poll; ; wait = min(2*wait, 10*w.o.Poll) {
@@ -305,7 +308,10 @@ func (w *Watcher) follow(root string, l layout) bool {
 		w.forget(s)
 		w.mu.Lock()
 	}
-	s := &slate{w: w, root: root, movedAt: time.Now()}
+	s := &slate{w: w, root: root}
+	if w.discovered {
+		s.movedAt = time.Now() // it is new: more may come
+	}
 	switch l {
 	case layoutPartition:
 		s.follower = &partition{slate: s}
@@ -359,8 +365,21 @@ func (w *Watcher) lookedAt(s *slate) {
 	if !first {
 		return
 	}
-	if !s.stopped.Load() {
-		w.tending.put(s.upkeepTask, 0)
+	if s.stopped.Load() {
+		w.tendedTo(s)
+		return
+	}
+	w.tending.put(s.upkeepTask, 0)
+}
+
+// tendedTo notes that a slate's restore points were told for the first time.
+func (w *Watcher) tendedTo(s *slate) {
+	s.mu.Lock()
+	first := !s.tended
+	s.tended = true
+	s.mu.Unlock()
+	if !first {
+		return
 	}
 	w.mu.Lock()
 	w.unlooked--
