@@ -17,8 +17,7 @@ import (
 // followed by asking for the next id: ids have no gaps.
 type tail struct {
 	known     bool
-	elsewhere bool   // the WAL is in another store, which was not given
-	unmarked  bool   // and the manifest does not say so
+	elsewhere bool   // the WAL cannot be seen here: it is in another store
 	id        uint64 // the newest object; 0: none ever
 	seq       uint64 // highest sequence number read from it
 	firstKey  []byte // smallest key of the objects read, for the kind
@@ -31,18 +30,24 @@ const maxFences = 4
 // follow brings the tail in line with a new manifest; the first time it lists
 // the objects that are not in tables.
 func (t *tail) follow(ctx context.Context, d *database, m *manifest.Manifest) error {
-	t.elsewhere = m.WALStoreMarked || t.unmarked
-	if t.elsewhere {
+	if t.elsewhere = m.WALStoreMarked; t.elsewhere {
 		return nil
 	}
 	if t.known {
 		t.id = max(t.id, m.ReplayAfterWAL)
 		return nil
 	}
+	// From the object before: the last one that is in tables is never
+	// collected, so a WAL that is here shows it.
 	var ids []uint64
-	err := d.w.look.Walk(ctx, d.root+"/wal/", slatedb.WALKey(d.root, m.ReplayAfterWAL), func(key string, _ int64, _ time.Time) error {
-		if id, ok := slatedb.ParseWALKey(d.root, key); ok {
+	last := false
+	after := slatedb.WALKey(d.root, max(m.ReplayAfterWAL, 1)-1)
+	err := d.w.look.Walk(ctx, d.root+"/wal/", after, func(key string, _ int64, _ time.Time) error {
+		switch id, ok := slatedb.ParseWALKey(d.root, key); {
+		case ok && id > m.ReplayAfterWAL:
 			ids = append(ids, id)
+		case ok:
+			last = true
 		}
 		return nil
 	})
@@ -54,12 +59,14 @@ func (t *tail) follow(ctx context.Context, d *database, m *manifest.Manifest) er
 		t.id = ids[len(ids)-1]
 	}
 	var notes []catalog.Finding
-	if len(ids) == 0 && m.WALLastSeen > m.ReplayAfterWAL {
-		t.unmarked, t.elsewhere = true, true
+	// A clone begins without the objects of its parent that are in tables.
+	begun := len(m.ExternalDBs) > 0 && m.WALLastSeen == m.ReplayAfterWAL
+	if len(ids) == 0 && !last && m.WALLastSeen > 0 && !begun {
+		t.elsewhere = true
 		notes = append(notes, catalog.Finding{
 			Code: "wal-store-unmarked", Object: slatedb.WALKey(d.root, m.WALLastSeen),
-			What: fmt.Sprintf("the manifest needs WAL objects %d to %d and none is here: either they are in a store of their own, which this manifest does not say, or they are lost. Whoever opens the database without them sees less than was written, and is not told", m.ReplayAfterWAL+1, m.WALLastSeen),
-			Cure: "name the WAL's own store wherever the database is opened",
+			What: fmt.Sprintf("the manifest knows of WAL objects up to %d and none is here: they are in a store of their own, which this manifest does not say, or were left behind by a copy, or are lost. Whoever opens the database without them sees less than was written, and is not told", m.WALLastSeen),
+			Cure: "name the WAL's own store wherever the database is opened; for a copy that is complete nothing",
 		})
 	}
 	if hole, ok := errors.AsType[*wal.Hole](wal.Check(m.ReplayAfterWAL, m.WALLastSeen, ids)); ok && len(ids) > 0 {
@@ -75,7 +82,7 @@ func (t *tail) follow(ctx context.Context, d *database, m *manifest.Manifest) er
 	if err := t.readBack(ctx, d, m.ReplayAfterWAL); err != nil {
 		return err
 	}
-	t.known = true
+	t.known = !t.elsewhere // looked for again with the next manifest
 	return nil
 }
 
