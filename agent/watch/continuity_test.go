@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -217,6 +218,82 @@ func TestARestartedAgentProvesContinuity(t *testing.T) {
 		}
 		if !r.hub.ready {
 			t.Error("never ready")
+		}
+	})
+}
+
+// A collector kept the manifest that we know, for a checkpoint pins it, and
+// removed the next one: asking for the next id alone would say "nothing new"
+// for ever.
+func TestACollectorThatLeftOurManifestAndTookTheNextIsNoticed(t *testing.T) {
+	story(t, func(t *testing.T, r *region) {
+		from := filepath.Join(fixtures, "0.17.0/reader/db")
+		files, _ := filepath.Glob(from + "/manifest/*.manifest")
+		copyTree(t, from, filepath.Join(r.dir, "db"), nil)
+		defer r.start()()
+		wait(30 * time.Minute)
+		before := r.hub.sight(t, "db")
+		n := uint64(len(files))
+		if *before.ManifestID != n || before.Checkpoints[0].ManifestID != n {
+			t.Fatalf("the newest manifest is not the one that is pinned: %+v", before)
+		}
+		// Two manifests later; the first of them was collected.
+		next := filepath.Join(r.dir, "db/manifest", manifestName(n+2))
+		if err := copyFile(files[n-1], next); err != nil {
+			t.Fatal(err)
+		}
+		r.write("db/gc/manifest.boundary", fmt.Sprint(n+1))
+		wait(10 * time.Minute)
+		after := r.hub.sight(t, "db")
+		if *after.ManifestID != n+2 || after.Incarnation != before.Incarnation {
+			t.Errorf("manifest %d of %s, want %d of %s", *after.ManifestID, after.Incarnation, n+2, before.Incarnation)
+		}
+	})
+}
+
+func manifestName(id uint64) string { return fmt.Sprintf("%020d.manifest", id) }
+
+// Two agents of one region begin at the same moment: whoever records an
+// incarnation first, both speak of the same one.
+func TestTwoAgentsOfARegionAgreeOnIncarnations(t *testing.T) {
+	story(t, func(t *testing.T, r *region) {
+		for _, root := range []string{"a", "b", "c", "d"} {
+			r.put("0.17.0/compacted/db", root)
+		}
+		first := r.hub
+		defer r.start()()
+		second := newHub()
+		r.hub = second
+		defer r.start()()
+		wait(time.Minute)
+		for _, root := range []string{"a", "b", "c", "d"} {
+			x, y := first.sight(t, root), second.sight(t, root)
+			if x.Incarnation != y.Incarnation || !x.IncarnationKept || !y.IncarnationKept || x.Predecessor != "" {
+				t.Errorf("%s: %s and %s", root, x.Incarnation, y.Incarnation)
+			}
+		}
+		if a, b := first.now().BucketID, second.now().BucketID; a != b || a == "" {
+			t.Errorf("buckets %q and %q", a, b)
+		}
+	})
+}
+
+// While nobody can be sure, restore points count for nothing: the incarnation's
+// record is damaged, so what is there now is taken for another database.
+func TestADamagedRecordProvesNothing(t *testing.T) {
+	story(t, func(t *testing.T, r *region) {
+		r.put("0.17.0/compacted/db", "dbs/x")
+		stop := r.start()
+		wait(time.Minute)
+		before := r.hub.sight(t, "dbs/x")
+		stop()
+		r.write(".quarry/incarnations/dbs%2Fx/1.json", "{}")
+		r.hub = newHub()
+		defer r.start()()
+		wait(time.Minute)
+		after := r.hub.sight(t, "dbs/x")
+		if after.Incarnation == before.Incarnation || after.Incarnation == "" || !after.IncarnationKept || after.Predecessor != "" {
+			t.Errorf("%+v", after)
 		}
 	})
 }
