@@ -3,6 +3,7 @@ package cmd
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,12 +37,13 @@ bucket. --budget bounds what it may ask of the bucket.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg := agentFile{Config: defaultAgent(), LogLevel: "info", LogFormat: "text"}
+			var said []byte // of the file
 			if file != "" {
-				b, err := os.ReadFile(file)
-				if err != nil {
+				var err error
+				if said, err = os.ReadFile(file); err != nil {
 					return withCode(exitUsage, fmt.Errorf("read the configuration: %w", err))
 				}
-				if err := decodeStrict(file, b, &cfg); err != nil {
+				if err := decodeStrict(file, said, &cfg); err != nil {
 					return err
 				}
 			}
@@ -58,23 +60,32 @@ bucket. --budget bounds what it may ask of the bucket.`,
 			override(set("log-level"), &cfg.LogLevel, logs.level)
 			override(set("log-format"), &cfg.LogFormat, logs.format)
 			if err := cfg.Validate(); err != nil {
-				return withCode(exitUsage, err)
+				return withCode(exitUsage, inFile(file, said, set, err))
 			}
 			log, err := (&logFlags{cfg.LogLevel, cfg.LogFormat}).logger(a.err)
 			if err != nil {
-				return err
+				return withCode(exitUsage, inFile(file, said, set, err))
+			}
+			// What no cloud need be asked for is checked here; a folder may be
+			// made later.
+			if !checkOnly || !isFolder(cfg.Bucket) {
+				b, err := openBucket(c.Context(), cfg.Bucket)
+				if err != nil {
+					return err
+				}
+				_ = b.Close()
 			}
 			if checkOnly {
 				_, err := fmt.Fprintln(a.out, "the configuration is good")
 				return err
 			}
 			cfg.Version = buildVersion()
-			// An agent that may not run says so with exit code 1, whatever the
-			// cause: whoever restarts it must not take it for a clean end.
-			if err := agent.Run(c.Context(), cfg.Config, log); err != nil {
+			err = agent.Run(c.Context(), cfg.Config, log)
+			if code := exitCode(err); err != nil && (code == exitOK || code == exitInterrupted) {
+				// Whoever restarts it must not take it for a clean end.
 				return withCode(exitError, err)
 			}
-			return nil
+			return err
 		},
 	}
 	f := c.Flags()
@@ -91,6 +102,10 @@ bucket. --budget bounds what it may ask of the bucket.`,
 	f.StringVar(&flags.Status, "status", "", "loopback address for /livez and /status; empty: none")
 	logs.register(f)
 	return c
+}
+
+func isFolder(url string) bool {
+	return !strings.Contains(url, "://") || strings.HasPrefix(url, "file:")
 }
 
 // defaultAgent is an agent's configuration before anything is said.

@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,12 +29,22 @@ may register a slate by dropping one JSON object; these commands do it for you.`
 	return c
 }
 
+// openBucket opens a bucket by its URL. No cloud is asked, so what fails is a
+// folder that is not there, or a URL that is wrong: a usage error.
+func openBucket(ctx context.Context, url string) (*bucket.Bucket, error) {
+	b, err := bucket.Open(ctx, url)
+	if err != nil && exitCode(err) == exitError && !errors.Is(err, bucket.ErrUnavailable) {
+		return nil, withCode(exitUsage, err)
+	}
+	return b, err
+}
+
 // withBucket opens url for one command.
 func withBucket(ctx context.Context, url string, do func(*bucket.Bucket) error) error {
 	if url == "" {
 		return usagef("--bucket URL is needed, such as --bucket file:///srv/eu or --bucket s3://eu-slates?region=eu-west-1")
 	}
-	b, err := bucket.Open(ctx, url)
+	b, err := openBucket(ctx, url)
 	if err != nil {
 		return err
 	}
@@ -46,6 +57,9 @@ func newCatalogList(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "list --bucket URL", Short: "List registrations", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := a.checkOutput(); err != nil {
+				return err
+			}
 			return withBucket(c.Context(), url, func(b *bucket.Bucket) error {
 				regs, bad, err := watch.ReadRegistrations(c.Context(), b)
 				if err != nil {
@@ -57,9 +71,15 @@ func newCatalogList(a *app) *cobra.Command {
 				if regs == nil {
 					regs = []catalog.Registration{}
 				}
+				if a.output == "name" {
+					for _, r := range regs {
+						fmt.Fprintln(a.out, clean(r.Slate))
+					}
+					return nil
+				}
 				return a.printObject(map[string]any{"items": regs}, func() error {
 					if len(regs) == 0 {
-						_, err := fmt.Fprintf(a.out, "No registrations in %s. Make one:\n  quarry catalog register --bucket %s --name orders --root dbs/orders --owner team-a\n", b.URL(), b.URL())
+						_, err := fmt.Fprintf(a.err, "No registrations in %s. Make one:\n  quarry catalog register --bucket %s --name orders --root dbs/orders --owner team-a\n", b.URL(), b.URL())
 						return err
 					}
 					t := newTable(a.out, "SLATE", "ROOT", "KIND", "OWNER", "ACTION", "AGE", "ID")
@@ -86,6 +106,14 @@ func newCatalogRegister(a *app) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			r.Kind = catalog.Kind(kind)
 			r.Root = strings.Trim(r.Root, "/")
+			switch {
+			case r.Slate == "":
+				return usagef("--name NAME is needed: what the slate is to be called")
+			case r.Root == "":
+				return usagef("--root PATH is needed: where in the bucket the slate lies, such as dbs/orders")
+			case kind != "" && !slices.Contains(kindNames(), kind):
+				return usagef("--kind %q: one of %s", kind, strings.Join(kindNames(), ", "))
+			}
 			r.Labels = map[string]string{}
 			for _, l := range labels {
 				k, v, ok := strings.Cut(l, "=")

@@ -92,17 +92,17 @@ var resources = []resource{
 		column[catalog.Placement]{head: "SLATE", cell: func(p *catalog.Placement) string { return p.Slate }},
 		column[catalog.Placement]{head: "KIND", cell: func(p *catalog.Placement) string { return string(p.Kind) }},
 		column[catalog.Placement]{head: "STATE", cell: func(p *catalog.Placement) string { return string(p.State) }},
-		column[catalog.Placement]{head: "MANIFEST", cell: func(p *catalog.Placement) string { return num(p.ManifestID) }},
-		column[catalog.Placement]{head: "EPOCH", cell: func(p *catalog.Placement) string { return num(p.WriterEpoch) }},
+		column[catalog.Placement]{head: "MANIFEST", cell: func(p *catalog.Placement) string { return numIf(isDatabase(p.Kind), p.ManifestID) }},
+		column[catalog.Placement]{head: "EPOCH", cell: func(p *catalog.Placement) string { return numIf(hasWriter(p.Kind), p.WriterEpoch) }},
 		column[catalog.Placement]{head: "POSITION", cell: func(p *catalog.Placement) string { return positionText(p.Position, p.PositionDomain) }},
-		column[catalog.Placement]{head: "READERS", cell: func(p *catalog.Placement) string { return fmt.Sprint(len(p.Readers)) }},
+		column[catalog.Placement]{head: "READERS", cell: func(p *catalog.Placement) string { return fmt.Sprint(counted(p.Readers)) }},
 		column[catalog.Placement]{head: "SIZE", cell: func(p *catalog.Placement) string { return size(p.Bytes) }},
 		column[catalog.Placement]{head: "OWNER", cell: func(p *catalog.Placement) string { return ownerText(p.Owner, p.Registered) }},
 		column[catalog.Placement]{head: "SEEN", cell: func(p *catalog.Placement) string { return age(p.ObservedAt) }},
 		column[catalog.Placement]{head: "TRIMMED TO", wide: true, cell: func(p *catalog.Placement) string { return num(p.TrimmedTo) }},
-		column[catalog.Placement]{head: "WAL GAP", wide: true, cell: func(p *catalog.Placement) string { return num(p.WALGap) }},
-		column[catalog.Placement]{head: "L0", wide: true, cell: func(p *catalog.Placement) string { return num(p.L0Count) }},
-		column[catalog.Placement]{head: "RUNS", wide: true, cell: func(p *catalog.Placement) string { return num(p.RunCount) }},
+		column[catalog.Placement]{head: "WAL GAP", wide: true, cell: func(p *catalog.Placement) string { return numIf(isDatabase(p.Kind), p.WALGap) }},
+		column[catalog.Placement]{head: "L0", wide: true, cell: func(p *catalog.Placement) string { return numIf(isDatabase(p.Kind), p.L0Count) }},
+		column[catalog.Placement]{head: "RUNS", wide: true, cell: func(p *catalog.Placement) string { return numIf(isDatabase(p.Kind), p.RunCount) }},
 		column[catalog.Placement]{head: "ROOT", wide: true, cell: func(p *catalog.Placement) string { return p.Root }},
 		column[catalog.Placement]{head: "INCARNATION", wide: true, cell: func(p *catalog.Placement) string { return p.Incarnation }},
 		column[catalog.Placement]{head: "WHY", wide: true, cell: func(p *catalog.Placement) string { return p.StateReason }},
@@ -186,15 +186,46 @@ func findResource(name string) (resource, error) {
 		}
 		names = append(names, r.name)
 	}
+	if name == "events" || name == "event" || name == "ev" {
+		return resource{}, usagef("events are no rows but a log; see `quarry events`")
+	}
 	return resource{}, usagef("no resource %q; there are: %s", name, strings.Join(names, ", "))
 }
 
 func slateEpochs(s *catalog.Slate) string {
 	var out []string
 	for _, p := range s.Where {
-		out = append(out, num(p.WriterEpoch))
+		out = append(out, numIf(hasWriter(p.Kind), p.WriterEpoch))
 	}
 	return strings.Join(out, ",")
+}
+
+// counted is how many readers are not lapsed.
+func counted(readers []catalog.Reader) int {
+	n := 0
+	for _, r := range readers {
+		if !r.Lapsed {
+			n++
+		}
+	}
+	return n
+}
+
+// isDatabase tells kinds that are SlateDB databases, with manifests and trees.
+func isDatabase(k catalog.Kind) bool {
+	return k != catalog.KindBuffer && k != catalog.KindSnapshots
+}
+
+// hasWriter tells kinds that have a writer epoch.
+func hasWriter(k catalog.Kind) bool { return k != catalog.KindSnapshots }
+
+// numIf is "-" for a number that a kind does not have, and "?" for one that it
+// has and that was not observed.
+func numIf(has bool, p *uint64) string {
+	if p == nil && !has {
+		return "-"
+	}
+	return num(p)
 }
 
 func ownerText(owner string, registered bool) string {

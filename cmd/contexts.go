@@ -6,13 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 	"github.com/spf13/cobra"
 )
 
@@ -36,6 +33,13 @@ func (c *contexts) names() []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+func (c *contexts) unknown(name string) error {
+	if len(c.Contexts) == 0 {
+		return fmt.Errorf("no context %q: there are none yet", name)
+	}
+	return fmt.Errorf("no context %q; there are: %s", name, strings.Join(c.names(), ", "))
 }
 
 func contextsFile() (string, error) {
@@ -110,7 +114,7 @@ func (a *app) hubURL() (string, error) {
 		if name != "" {
 			ctx, ok := c.Contexts[name]
 			if !ok {
-				return "", usagef("no context %q; there are: %s; make one with `quarry config set-context %s --hub URL`", name, strings.Join(c.names(), ", "), name)
+				return "", usagef("%w; make it with `quarry config set-context %s --hub URL`", c.unknown(name), name)
 			}
 			hub = ctx.Hub
 		}
@@ -124,44 +128,6 @@ func (a *app) hubURL() (string, error) {
 	return strings.TrimRight(hub, "/"), nil
 }
 
-// decodeStrict reads YAML and refuses fields it does not know; its errors name
-// the file, the line, the column and the field.
-func decodeStrict(file string, b []byte, into any) error {
-	err := yaml.UnmarshalWithOptions(b, into, yaml.Strict())
-	if err == nil {
-		return nil
-	}
-	// goccy's form is "[line:column] what".
-	text := strings.TrimSpace(yaml.FormatError(err, false, false))
-	if at, what, ok := strings.Cut(strings.TrimPrefix(text, "["), "] "); ok && strings.HasPrefix(text, "[") {
-		return usagef("%s:%s: %s", file, at, what)
-	}
-	return usagef("%s: %s", culprit(file, b, into), text)
-}
-
-// culprit finds the field that an error without a place is about: the one that
-// cannot be decoded alone.
-func culprit(file string, b []byte, into any) string {
-	f, err := parser.ParseBytes(b, 0)
-	if err != nil {
-		return file
-	}
-	for _, doc := range f.Docs {
-		m, ok := doc.Body.(*ast.MappingNode)
-		if !ok {
-			continue
-		}
-		for _, v := range m.Values {
-			alone := reflect.New(reflect.TypeOf(into).Elem()).Interface()
-			if yaml.Unmarshal([]byte(v.String()), alone) != nil {
-				at := v.Key.GetToken().Position
-				return fmt.Sprintf("%s:%d:%d: %s", file, at.Line, at.Column, v.Key)
-			}
-		}
-	}
-	return file
-}
-
 func newConfig(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "config", Short: "Name hubs and choose between them"}
 	var hub string
@@ -171,6 +137,10 @@ func newConfig(a *app) *cobra.Command {
 			if hub = a.hub; hub == "" {
 				return usagef("--hub URL is needed, such as --hub http://127.0.0.1:7700")
 			}
+			// What cannot be used is refused now, not at its first use.
+			if _, err := a.client(); err != nil {
+				return err
+			}
 			cs, err := loadContexts()
 			if err != nil {
 				return err
@@ -179,7 +149,11 @@ func newConfig(a *app) *cobra.Command {
 			if cs.Current == "" {
 				cs.Current = args[0]
 			}
-			return cs.save()
+			if err := cs.save(); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(a.out, "context %s is %s; current is %s\n", args[0], hub, cs.Current)
+			return err
 		},
 	}
 	use := &cobra.Command{
@@ -197,10 +171,14 @@ func newConfig(a *app) *cobra.Command {
 				return err
 			}
 			if _, ok := cs.Contexts[args[0]]; !ok {
-				return withCode(exitNotFound, fmt.Errorf("no context %q; there are: %s", args[0], strings.Join(cs.names(), ", ")))
+				return withCode(exitNotFound, cs.unknown(args[0]))
 			}
 			cs.Current = args[0]
-			return cs.save()
+			if err := cs.save(); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(a.out, "current context is %s\n", args[0])
+			return err
 		},
 	}
 	get := &cobra.Command{
@@ -227,6 +205,20 @@ func newConfig(a *app) *cobra.Command {
 			})
 		},
 	}
-	c.AddCommand(set, use, get)
+	current := &cobra.Command{
+		Use: "current-context", Short: "Print the context in use", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			cs, err := loadContexts()
+			if err != nil {
+				return err
+			}
+			if cs.Current == "" {
+				return withCode(exitNotFound, fmt.Errorf("no context is in use; the hub is looked for at %s", defaultHub))
+			}
+			_, err = fmt.Fprintln(a.out, cs.Current)
+			return err
+		},
+	}
+	c.AddCommand(set, use, get, current)
 	return c
 }

@@ -143,26 +143,32 @@ func (a *app) introduce(ctx context.Context, url, dir string, keep bool) error {
 	if url != defaultHub {
 		hub = " --hub " + url
 	}
-	end := "It is removed when you end this with ctrl-c."
+	what := "removed when this ends (ctrl-c)"
 	if keep {
-		end = "It stays there."
+		what = "kept when this ends (ctrl-c)"
 	}
-	us := filepath.Join(dir, demoRegions[0].name)
-	_, err := fmt.Fprintf(a.out, `Quarry is up: %[1]s
-Three regions (us-east, eu-west, ap-south) are folders in %[2]s. %[3]s
-The databases were written by real SlateDB, OpenData and Restate. Try, in another terminal:
-
-  quarry get slates%[4]s
-  quarry get slates --watch%[4]s          live moves: a real history is played back
-  quarry get regions -o wide%[4]s
-  quarry describe slate logs/orders%[4]s  one name, two regions, two lineages
-  quarry get restore-points%[4]s          ap-south and us-east have snapshots of their own
-  quarry summary --by region,kind%[4]s
-  quarry events --watch%[4]s
-  quarry slatedb verify --checksums --bucket file://%[5]s clone
-  curl -s '%[1]s/v1/placements?filter=kind%%3Dlog&fields=region,slate,position'
-
-`, url, dir, end, hub, us)
+	us := filepath.ToSlash(filepath.Join(dir, demoRegions[0].name))
+	lines := []struct{ command, shows string }{
+		{"quarry get slates" + hub, "every database of every region"},
+		{"quarry get slates --watch" + hub, "one of them, live, moves"},
+		{"quarry describe slate logs/orders" + hub, "one name in two regions: two different databases"},
+		{"quarry get restore-points --filter 'slate = \"archive/0\"'" + hub, "eu-west lags behind us-east"},
+		{"quarry summary --by region,kind" + hub, ""},
+		{"quarry events --watch" + hub, ""},
+		{"quarry slatedb verify --checksums --bucket file://" + us + " clone", "no hub needed"},
+		{"curl -s '" + url + "/v1/placements?filter=kind%3Dlog&fields=region,slate,position'", ""},
+	}
+	var s strings.Builder
+	fmt.Fprintf(&s, "\nThree regions are up, on folders in %s (%s).\n", dir, what)
+	fmt.Fprintf(&s, "Their databases were written by real SlateDB, OpenData and Restate. In another terminal:\n\n")
+	for _, l := range lines {
+		if l.shows != "" {
+			fmt.Fprintf(&s, "  # %s\n", l.shows)
+		}
+		fmt.Fprintf(&s, "  %s\n", l.command)
+	}
+	fmt.Fprintf(&s, "\nThe web API is %s/v1, described at %s/openapi.json.\n", url, url)
+	_, err := a.out.Write([]byte(s.String()))
 	return err
 }
 

@@ -73,7 +73,8 @@ func (a *app) describeSlate(ctx context.Context, name string) error {
 		return err
 	}
 	if len(d.Placements) == 0 {
-		return withCode(exitNotFound, fmt.Errorf("no slate named %q; see `quarry get slates`", name))
+		r, _ := findResource("slates")
+		return a.notFound(ctx, cl, r, name)
 	}
 	if d.RestorePoints, _, err = rowsOf[catalog.RestorePoint](ctx, a, cl, "restore-points", q, 0); err != nil {
 		return err
@@ -184,12 +185,8 @@ func (a *app) printPlacement(p *catalog.Placement, points []catalog.RestorePoint
 	if len(p.Readers) == 0 {
 		line("readers", "none seen (readers that follow without checkpoints leave no trace)")
 	}
-	for _, r := range p.Readers {
-		expires := "never expires"
-		if r.Expires != nil {
-			expires = "expires " + r.Expires.UTC().Format(time.RFC3339)
-		}
-		line("reader", "%s %s, manifest %d, %s%s", r.From, r.ID, r.ManifestID, expires, parenthesis(r.Looks))
+	for _, r := range readerLines(p.Readers, time.Now()) {
+		line("reader", "%s", r)
 	}
 	for _, c := range p.Checkpoints {
 		if c.Name != "" {
@@ -214,6 +211,81 @@ func (a *app) printPlacement(p *catalog.Placement, points []catalog.RestorePoint
 	for _, o := range p.Orphans {
 		line("orphan", "%s (%s, %s): no restore point", o.Path, o.What, byteSize(o.Bytes))
 	}
+}
+
+// readerLines tells readers one a line, but several guards of a compactor, and
+// several that have lapsed, in one line each: there can be hundreds, and all
+// say the same.
+func readerLines(readers []catalog.Reader, now time.Time) []string {
+	var out []string
+	type group struct {
+		what string
+		of   []catalog.Reader
+	}
+	guards := group{what: "guard checkpoints"}
+	lapsed := group{what: "lapsed readers, not counted"}
+	for _, r := range readers {
+		switch {
+		case r.Lapsed:
+			lapsed.of = append(lapsed.of, r)
+		case r.Looks == "guard":
+			guards.of = append(guards.of, r)
+		default:
+			out = append(out, readerLine(r, now))
+		}
+	}
+	for _, g := range []group{guards, lapsed} {
+		if len(g.of) < 3 {
+			for _, r := range g.of {
+				out = append(out, readerLine(r, now))
+			}
+			continue
+		}
+		low, high := g.of[0].ManifestID, g.of[0].ManifestID
+		var first, last *time.Time // expiry
+		for _, r := range g.of {
+			low, high = min(low, r.ManifestID), max(high, r.ManifestID)
+			if r.Expires != nil && (first == nil || r.Expires.Before(*first)) {
+				first = r.Expires
+			}
+			if r.Expires != nil && (last == nil || r.Expires.After(*last)) {
+				last = r.Expires
+			}
+		}
+		s := fmt.Sprintf("%d %s, manifests %d to %d", len(g.of), g.what, low, high)
+		if first != nil {
+			s += fmt.Sprintf(", the oldest %s, the newest %s", expiry(first, now), expiry(last, now))
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func readerLine(r catalog.Reader, now time.Time) string {
+	looks := r.Looks
+	if r.Lapsed {
+		looks = strings.TrimPrefix(looks+", lapsed: not counted", ", ")
+	}
+	name := ""
+	if r.Name != "" {
+		name = fmt.Sprintf(" %q", r.Name)
+	}
+	s := fmt.Sprintf("%s %s%s", r.From, r.ID, name)
+	if r.From != "lease" {
+		s += fmt.Sprintf(", manifest %d", r.ManifestID)
+	}
+	return s + ", " + expiry(r.Expires, now) + parenthesis(looks)
+}
+
+// expiry says when something ends or ended, counted from now.
+func expiry(t *time.Time, now time.Time) string {
+	switch {
+	case t == nil:
+		return "never expires"
+	case t.Before(now):
+		return "expired " + shortDuration(now.Sub(*t)) + " ago"
+	}
+	return "expires in " + shortDuration(t.Sub(now))
 }
 
 func parenthesis(s string) string {

@@ -22,6 +22,7 @@ type check struct {
 	Needed bool   `json:"needed"`
 	What   string `json:"what"`
 	Fix    string `json:"fix,omitempty"`
+	denied bool
 }
 
 func newDoctor(a *app) *cobra.Command {
@@ -41,17 +42,23 @@ nothing is written.`,
 			}
 			return withBucket(c.Context(), url, func(b *bucket.Bucket) error {
 				checks := examine(c.Context(), b, readOnly)
-				bad := 0
+				if err := c.Context().Err(); err != nil {
+					return err
+				}
+				bad, code := 0, exitRefused
 				for _, k := range checks {
 					if !k.OK && k.Needed {
 						bad++
+						if k.denied {
+							code = exitDenied
+						}
 					}
 				}
 				if err := a.printObject(map[string]any{"bucket": b.URL(), "items": checks, "ok": bad == 0}, func() error { return a.printChecks(checks) }); err != nil {
 					return err
 				}
 				if bad > 0 {
-					return withCode(exitRefused, fmt.Errorf("%d of %d checks of %s did not pass", bad, len(checks), b.URL()))
+					return withCode(code, fmt.Errorf("%d of %d checks of %s did not pass", bad, len(checks), b.URL()))
 				}
 				return nil
 			})
@@ -85,7 +92,7 @@ func examine(ctx context.Context, b *bucket.Bucket, readOnly bool) []check {
 	add := func(name string, needed bool, err error, good, fix string) bool {
 		k := check{Name: name, OK: err == nil, Needed: needed, What: good}
 		if err != nil {
-			k.What, k.Fix = err.Error(), fix
+			k.What, k.Fix, k.denied = err.Error(), fix, errors.Is(err, fs.ErrPermission)
 		}
 		out = append(out, k)
 		return err == nil

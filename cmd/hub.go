@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -15,9 +16,10 @@ import (
 
 	"github.com/quarry-db/quarry/hub"
 	"github.com/quarry-db/quarry/hub/api"
+	"github.com/quarry-db/quarry/hub/ledger"
 	"github.com/quarry-db/quarry/hub/session"
 	"github.com/quarry-db/quarry/hub/state"
-	"github.com/quarry-db/quarry/pkg/bucket"
+	"github.com/quarry-db/quarry/regions"
 )
 
 // hubConfig is hub.yaml; flags of the same names rule over it.
@@ -46,6 +48,8 @@ func (c *hubConfig) validate() error {
 		return usagef("beat %s: between 100ms and 1m, such as 5s", c.Beat)
 	case c.StaleAfter < 2*c.Beat:
 		return usagef("stale-after %s: at least twice the beat of %s, such as %s", c.StaleAfter, c.Beat, 12*c.Beat)
+	case len(c.Regions) > 0 && regionsError(c.Regions) != nil:
+		return usagef("regions %q: %w", strings.Join(c.Regions, ","), regionsError(c.Regions))
 	case c.Store == "":
 		return usagef("store is empty: the URL of the hub's own bucket, such as file:///var/lib/quarry")
 	}
@@ -59,6 +63,11 @@ func (c *hubConfig) validate() error {
 		}
 	}
 	return nil
+}
+
+func regionsError(names []string) error {
+	_, err := regions.Parse(names)
+	return err
 }
 
 func newHub(a *app) *cobra.Command {
@@ -79,12 +88,13 @@ events and the saved view.
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg := defaultHubConfig()
+			var said []byte // of the file
 			if file != "" {
-				b, err := os.ReadFile(file)
-				if err != nil {
+				var err error
+				if said, err = os.ReadFile(file); err != nil {
 					return withCode(exitUsage, fmt.Errorf("read the configuration: %w", err))
 				}
-				if err := decodeStrict(file, b, &cfg); err != nil {
+				if err := decodeStrict(file, said, &cfg); err != nil {
 					return err
 				}
 			}
@@ -98,11 +108,11 @@ events and the saved view.
 			override(set("log-level"), &cfg.LogLevel, logs.level)
 			override(set("log-format"), &cfg.LogFormat, logs.format)
 			if err := cfg.validate(); err != nil {
-				return err
+				return withCode(exitUsage, inFile(file, said, set, err))
 			}
 			log, err := (&logFlags{cfg.LogLevel, cfg.LogFormat}).logger(a.err)
 			if err != nil {
-				return err
+				return withCode(exitUsage, inFile(file, said, set, err))
 			}
 			if checkOnly {
 				_, err := fmt.Fprintln(a.out, "the configuration is good")
@@ -133,9 +143,9 @@ func override[T any](changed bool, to *T, from T) {
 // runHub runs hub, session server and API until ctx ends or one fails. ready,
 // when not nil, is called with the two addresses once both listen.
 func runHub(ctx context.Context, cfg hubConfig, log *slog.Logger, ready func(web, agents string)) error {
-	store, err := bucket.Open(ctx, cfg.Store)
+	store, err := openBucket(ctx, cfg.Store)
 	if err != nil {
-		return fmt.Errorf("open the hub's store: %w", err)
+		return fmt.Errorf("the hub's store: %w", err)
 	}
 	defer store.Close()
 	if err := store.CheckPutNew(ctx, "check/"); err != nil {
@@ -163,7 +173,9 @@ func runHub(ctx context.Context, cfg hubConfig, log *slog.Logger, ready func(web
 		Holder: fmt.Sprintf("%s pid %d", host, os.Getpid()), ID: ulid.Make().String(),
 		Post: func(to state.SessionID, m state.Message) { server.Post(to, m) },
 	})
-	if err != nil {
+	if errors.Is(err, ledger.ErrRegions) && exitCode(err) == exitError {
+		return withCode(exitRefused, err)
+	} else if err != nil {
 		return err
 	}
 	server = session.New(session.Options{Inbox: h, Log: log, Beat: cfg.Beat})

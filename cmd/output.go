@@ -57,8 +57,7 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
-// table writes aligned columns; the header is left out when rows come later
-// in a watch.
+// table writes aligned columns of rows that are all known.
 type table struct {
 	w *tabwriter.Writer
 }
@@ -72,13 +71,18 @@ func newTable(w io.Writer, header ...string) *table {
 }
 
 func (t *table) row(cells ...string) {
+	fmt.Fprintln(t.w, strings.Join(cleanCells(cells), "\t"))
+}
+
+// cleanCells leaves no cell empty: a line can be cut into columns again.
+func cleanCells(cells []string) []string {
+	out := make([]string, len(cells))
 	for i, c := range cells {
-		if c == "" {
-			c = "-"
+		if out[i] = clean(c); out[i] == "" {
+			out[i] = "-"
 		}
-		cells[i] = clean(c)
 	}
-	fmt.Fprintln(t.w, strings.Join(cells, "\t"))
+	return out
 }
 
 func (t *table) flush() error { return t.w.Flush() }
@@ -161,4 +165,11 @@ func size(p *uint64) string {
 
 func sortedKeys[V any](m map[string]V) []string {
 	return slices.Sorted(maps.Keys(m))
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

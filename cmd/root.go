@@ -143,6 +143,19 @@ who owns and reads it, how fresh it is, what can be restored.
 		newGet(a), newDescribe(a), newSummary(a), newEvents(a),
 		newSlateDB(a), newCatalog(a), newRegion(a), newForget(a), newDoctor(a), newConfig(a),
 	)
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "help" {
+			c.Run, c.RunE = nil, func(_ *cobra.Command, args []string) error {
+				about, rest, err := root.Find(args)
+				if err != nil || about == nil || len(rest) > 0 {
+					return usagef("no help on %q: there is no such command; see 'quarry --help'", strings.Join(args, " "))
+				}
+				return about.Help()
+			}
+		}
+	}
 	groups(root)
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
 	_ = root.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

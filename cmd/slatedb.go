@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
 	"github.com/quarry-db/quarry/pkg/bucket"
@@ -48,14 +50,14 @@ func (f *slatedbFlags) with(ctx context.Context, arg string, do func(s *bucket.B
 	if f.bucket != "" {
 		url, root = f.bucket, strings.Trim(arg, "/")
 	}
-	b, err := bucket.Open(ctx, url)
+	b, err := openBucket(ctx, url)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
 	var wal slatedb.Store
 	if f.wal != "" {
-		w, err := bucket.Open(ctx, f.wal)
+		w, err := openBucket(ctx, f.wal)
 		if err != nil {
 			return fmt.Errorf("the WAL store: %w", err)
 		}
@@ -63,10 +65,20 @@ func (f *slatedbFlags) with(ctx context.Context, arg string, do func(s *bucket.B
 		wal = w
 	}
 	err = do(b, root, wal)
+	if err != nil && f.bucket == "" && exitCode(err) != exitInterrupted && isClone(ctx, b) {
+		err = fmt.Errorf("%w; this database is a clone, whose parent is found from the bucket's root: give --bucket URL and ROOT as a path in it", err)
+	}
 	if errors.Is(err, slatedb.ErrWALStore) {
 		return withCode(exitRefused, fmt.Errorf("%w; name it with --wal URL", err))
 	}
 	return err
+}
+
+// isClone tells whether the database at the bucket's root reads tables of
+// another, which cannot be found from there.
+func isClone(ctx context.Context, b *bucket.Bucket) bool {
+	head, err := slatedb.Latest(ctx, b, "")
+	return err == nil && len(head.Manifest.ExternalDBs) > 0
 }
 
 func newSlateDBManifest(a *app, f *slatedbFlags) *cobra.Command {
@@ -268,6 +280,19 @@ func newEntryJSON(e *slatedb.Entry) entryJSON {
 	return j
 }
 
+// encodeYAML writes one document of a stream.
+func encodeYAML(w io.Writer, e entryJSON) error {
+	b, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	if b, err = yaml.JSONToYAML(b); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "---\n%s", b)
+	return err
+}
+
 func newSlateDBScan(a *app, f *slatedbFlags) *cobra.Command {
 	var from, to, prefix, checkpoint string
 	var limit uint64
@@ -304,8 +329,10 @@ the operands: only the application knows how to join them.`,
 					bytes += uint64(len(e.Key) + len(e.Value))
 					switch {
 					case count:
-					case a.output == "json" || a.output == "yaml":
+					case a.output == "json":
 						err = enc.Encode(newEntryJSON(e))
+					case a.output == "yaml":
+						err = encodeYAML(w, newEntryJSON(e))
 					default:
 						err = printEntry(w, e)
 					}
@@ -436,8 +463,11 @@ func newSlateDBGet(a *app, f *slatedbFlags) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if a.output == "json" || a.output == "yaml" {
+				switch a.output {
+				case "json":
 					return json.NewEncoder(a.out).Encode(newEntryJSON(&e))
+				case "yaml":
+					return encodeYAML(a.out, newEntryJSON(&e))
 				}
 				w := bufio.NewWriter(a.out)
 				defer w.Flush()
@@ -456,6 +486,9 @@ func newSlateDBVerify(a *app, f *slatedbFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use: "verify ROOT", Short: "Check every object the database and its checkpoints need; exit code 1 when one is bad", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := a.checkOutput(); err != nil {
+				return err
+			}
 			ctx := c.Context()
 			return f.with(ctx, args[0], func(s *bucket.Bucket, root string, wal slatedb.Store) error {
 				opts := slatedb.VerifyOptions{Checksums: checksums, WALStore: wal}
@@ -475,7 +508,7 @@ func newSlateDBVerify(a *app, f *slatedbFlags) *cobra.Command {
 					return err
 				}
 				if !rep.OK() {
-					return withCode(exitError, fmt.Errorf("%d findings in %s", len(rep.Findings), args[0]))
+					return withCode(exitError, fmt.Errorf("%s in %s", plural(len(rep.Findings), "finding"), args[0]))
 				}
 				return nil
 			})
