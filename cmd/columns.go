@@ -194,8 +194,13 @@ func findResource(name string) (resource, error) {
 
 func slateEpochs(s *catalog.Slate) string {
 	var out []string
+	none := true
 	for _, p := range s.Where {
 		out = append(out, numIf(hasWriter(p.Kind), p.WriterEpoch))
+		none = none && out[len(out)-1] == "-"
+	}
+	if none {
+		return "-"
 	}
 	return strings.Join(out, ",")
 }

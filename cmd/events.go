@@ -29,7 +29,7 @@ func newEvents(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rows := &flowingTable{}
+			rows := &flowingTable{width: []int{len(time.DateTime), len("snapshot-incomplete"), 10, 20}}
 			if !noHeaders {
 				rows.header = []string{"TIME", "TYPE", "REGION", "SLATE", "WHAT"}
 			}

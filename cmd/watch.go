@@ -23,7 +23,7 @@ func (a *app) watchRows(ctx context.Context, cl *apiclient.Client, r resource, f
 	r = f.shape(r, a.output)
 	wide := a.output == "wide"
 	table := a.output == "table" || wide
-	rows := &flowingTable{}
+	rows := &flowingTable{width: []int{len(time.TimeOnly), len("changed")}}
 	if !f.noHeaders {
 		rows.header = append([]string{"TIME", "CHANGE"}, r.header(wide)...)
 	}
@@ -95,6 +95,9 @@ func (a *app) watchRows(ctx context.Context, cl *apiclient.Client, r resource, f
 				rows.row(now(), "gone", ch.Key)
 			}
 		case apiclient.Bookmark:
+			if !flowing && table && len(printed) == 0 {
+				fmt.Fprintln(a.err, "Nothing matches yet; waiting.")
+			}
 			flowing = true
 		case apiclient.Broken:
 			fmt.Fprintf(a.err, "quarry: the hub does not answer (%v); trying again\n", ch.Err)
@@ -117,13 +120,14 @@ func (a *app) printYAMLDocument(raw []byte) error {
 }
 
 // flowingTable aligns rows that come one after the other for ever. Columns
-// are as wide as the widest cell so far: they may grow, and then the header is
-// printed again; they never shrink.
+// are as wide as the widest cell so far: they may grow, and the header is then
+// printed again, though not on every screen; they never shrink.
 type flowingTable struct {
 	header  []string
-	width   []int
+	width   []int // at least
 	pending [][]string
-	headed  bool
+	since   int // rows since the header; 0 before the first
+	moved   bool
 }
 
 func (t *flowingTable) row(cells ...string) {
@@ -135,21 +139,24 @@ func (t *flowingTable) take() string {
 	if len(t.pending) == 0 {
 		return ""
 	}
-	grown := t.fit(t.header)
+	t.moved = t.fit(t.header) || t.moved
 	for _, r := range t.pending {
-		grown = t.fit(r) || grown
+		t.moved = t.fit(r) || t.moved
 	}
 	var s strings.Builder
-	if len(t.header) > 0 && (!t.headed || grown) {
+	if len(t.header) > 0 && (t.since == 0 || t.moved && t.since >= screenful) {
 		t.write(&s, t.header)
-		t.headed = true
+		t.since, t.moved = 0, false
 	}
 	for _, r := range t.pending {
 		t.write(&s, r)
 	}
+	t.since += len(t.pending)
 	t.pending = nil
 	return s.String()
 }
+
+const screenful = 20
 
 // fit widens the columns for a row and says whether it had to.
 func (t *flowingTable) fit(cells []string) bool {

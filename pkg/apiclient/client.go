@@ -337,7 +337,7 @@ func (c *Client) do(ctx context.Context, method, path string, h http.Header, bod
 		// net/http gives no error to ask for this but its text: a port that
 		// speaks first and speaks no HTTP/1, as the agents' does.
 		if strings.Contains(err.Error(), "malformed HTTP response") {
-			return nil, fmt.Errorf("%w at %s: what answers there is no web API; is it the hub's port for agents?", ErrUnreachable, c.base)
+			return nil, fmt.Errorf("%w at %s: what answers there is no web API (it may be a hub's port for agents)", ErrUnreachable, c.base)
 		}
 		return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, c.base, err)
 	}
