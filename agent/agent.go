@@ -48,6 +48,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	r, err := report.New(report.Options{
 		Region: cfg.Region, Cluster: cfg.Cluster, Agent: identity(started), Version: cfg.Version, Bucket: b.URL(),
 		Hub: cfg.Hub, Start: uint64(started.UnixMilli()), StartedAt: started, Log: log,
+		LookFirst: 3 * time.Second,
 	})
 	if err != nil {
 		return err

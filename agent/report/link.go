@@ -33,6 +33,13 @@ const (
 // never ends by itself: an unreachable or refusing hub is tried again.
 func (r *Report) Run(ctx context.Context) error {
 	attempts, said := 0, ""
+	if r.o.LookFirst > 0 {
+		select {
+		case <-r.looked:
+		case <-time.After(r.o.LookFirst):
+		case <-ctx.Done():
+		}
+	}
 	for ctx.Err() == nil {
 		began := time.Now()
 		end := r.connect(ctx)

@@ -56,6 +56,10 @@ type Options struct {
 	// Backoff is the first window of the full-jitter reconnect, 1 s when zero;
 	// windows double up to 60 s.
 	Backoff time.Duration
+	// LookFirst is how long Run waits for the first word about the bucket
+	// before it connects; zero: not at all. Without it every start of an agent
+	// would tell the hub of a blind region that is only not looked at yet.
+	LookFirst time.Duration
 	// RefusedEvery is about how often a refused agent asks again, 60 s when zero.
 	RefusedEvery time.Duration
 }
@@ -115,6 +119,7 @@ type Report struct {
 	ready   bool
 	health  Health
 	urgent  bool          // health changed: beat at once
+	looked  chan struct{} // closed once something is known of the bucket
 	changed chan struct{} // one poke: something for the link to do
 
 	hubBucket string
@@ -167,7 +172,8 @@ func New(o Options) (*Report, error) {
 		facts:    newFacts(),
 		changed:  make(chan struct{}, 1),
 		hubMoved: make(chan struct{}),
-		health:   Health{BucketWhy: "not looked yet", Reason: "not looked yet"},
+		looked:   make(chan struct{}),
+		health:   Health{BucketWhy: notLooked, Reason: notLooked},
 
 		quarantined: map[factKey]string{},
 		jitter:      rand.New(rand.NewPCG(o.Seed, o.Start)),
@@ -238,7 +244,11 @@ func (r *Report) Withdraw(kind catalog.FactKind, key, why string) {
 	}
 }
 
-// SetHealth says what the agent thinks of itself.
+const notLooked = "not looked yet"
+
+// SetHealth says what the agent thinks of itself. Until the bucket's
+// incarnation or why there is none was given once, nothing is said of it: a
+// bucket that answers and has no name yet would look like one that lost it.
 func (r *Report) SetHealth(h Health) {
 	h.Spend = maps.Clone(h.Spend)
 	maps.DeleteFunc(h.Spend, func(_ string, v float64) bool { return !shown(v) })
@@ -251,6 +261,18 @@ func (r *Report) SetHealth(h Health) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	select {
+	case <-r.looked:
+	default:
+		if h.BucketID != "" || h.BucketWhy != "" {
+			close(r.looked)
+			break
+		}
+		h.BucketWhy = notLooked
+		if h.ReadOK {
+			h.ReadOK, h.Reason = false, notLooked
+		}
+	}
 	old := r.health
 	r.health = h
 	old.Spend, old.Budget, h.Spend, h.Budget = nil, 0, nil, 0

@@ -99,7 +99,7 @@ func (s *State) delta(e Delta) {
 	r, p := s.reporter(e.Session)
 	// Before its snapshot a session's deltas say nothing whole, and of another
 	// bucket they say nothing about this region.
-	if r == nil || !p.synced || r.mismatch != "" {
+	if r == nil || !p.synced || !s.proven(r, p) {
 		return
 	}
 	s.stirred[r.name] = true
@@ -150,7 +150,7 @@ func (s *State) snapshot(e Snapshot) {
 		return
 	}
 	s.stirred[r.name] = true
-	if r.blind != "" {
+	if r.blind != "" || !s.proven(r, p) {
 		r.owed = true // asked for again when it can see
 		return
 	}

@@ -41,6 +41,7 @@ type region struct {
 	copied     copied
 	repairedAt time.Duration // when a repair of drift was last asked for; 0: never
 
+	unjudged bool   // the reporter has not said yet which bucket it sees
 	mismatch string // the bucket is not the one that is known; facts wait
 	blind    string // the agent cannot read its bucket
 	// confirmed: the reporter has brought everything up to its last beat.

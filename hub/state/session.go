@@ -115,12 +115,16 @@ func (s *State) report(r *region, p *session) {
 	r.reporter = p
 	r.bucket = p.bucket
 	r.confirmed = false
-	r.blind = ""
-	readable := p.bucketID != "" || p.bucketWhy == "" ||
-		strings.HasPrefix(p.bucketWhy, BucketNotThere) || strings.HasPrefix(p.bucketWhy, BucketMayNotWrite)
 	was := r.mismatch
-	r.mismatch = "" // what the last reporter said is judged anew
-	s.checkBucket(r, p.bucketID, p.bucketWhy, readable)
+	if p.bucketID != "" {
+		r.blind = ""
+		r.mismatch = "" // what the last reporter said is judged anew
+		s.checkBucket(r, p.bucketID, "", true)
+	}
+	// An agent that cannot name its bucket yet may only not have looked: its
+	// first beat says what is so. Until then what was so stays, and its facts
+	// wait ([State.proven]).
+	r.unjudged = p.bucketID == ""
 	if was != "" && r.mismatch == "" {
 		r.applied = catalog.Revision{}
 	}
@@ -163,18 +167,28 @@ func (s *State) beat(e Beat) {
 		if !e.ReadOK {
 			r.blind = regionBlind + ": " + firstOf(e.Reason, "the agent cannot read its bucket")
 		}
+		if r.unjudged {
+			r.unjudged, r.mismatch = false, "" // what the last reporter said is judged anew
+		}
 		s.checkBucket(r, e.BucketID, e.BucketWhy, e.ReadOK)
-		if r.owed && r.blind == "" && r.mismatch == "" {
+		if r.owed && r.blind == "" && s.proven(r, p) {
 			r.owed = false
 			s.want(r, "the bucket can be read again")
 		}
-		if p.synced && r.mismatch == "" && r.blind == "" && r.caughtUp(e.At) && !s.drifted(r, e) {
+		if p.synced && s.proven(r, p) && r.blind == "" && r.caughtUp(e.At) && !s.drifted(r, e) {
 			r.confirmed = true
 			r.asOf = &at
 		}
 	}
 	s.stirred[r.name] = true
 	s.showCluster(c)
+}
+
+// proven reports whether the reporter's bucket is the one that is known. Until
+// it is, its facts say nothing about this region.
+func (s *State) proven(r *region, p *session) bool {
+	known := s.set.Get(r.name).BucketID
+	return r.mismatch == "" && (known == "" || p.bucketID == known)
 }
 
 // caughtUp reports whether everything that the agent had sent at a beat is in
