@@ -52,6 +52,8 @@ const (
 	storeRest  = 10 * time.Second // and leaves it alone after that
 	finalWait  = 30 * time.Second // for the last save
 	batchLimit = 256              // events taken before they are published
+	checkWait  = 20 * time.Second // for a look at the store, or a save
+	maxOwed    = 4096             // events in one record
 )
 
 // Hub is a running hub, or one about to run.
@@ -217,6 +219,13 @@ func (h *Hub) Run(ctx context.Context) error {
 				return err
 			}
 		case <-tick.C:
+			// What waits is heard before time passes: a hub that was held up
+			// must not take its own silence for the agents'.
+			for waiting := len(h.mailbox); waiting > 0 && len(h.mailbox) > 0; waiting -= batchLimit {
+				if err := h.take(ctx, <-h.mailbox); err != nil {
+					return err
+				}
+			}
 			if err := h.take(ctx, letter{event: state.Tick{}}); err != nil {
 				return err
 			}
@@ -275,94 +284,6 @@ func (h *Hub) take(ctx context.Context, l letter) error {
 	return nil
 }
 
-// owe adds records to what has to become durable; batches of events that
-// follow each other become one, but never with one that was tried already: it
-// may have been written although the store said no, and the second try must
-// bring the same bytes.
-func (h *Hub) owe(records []state.Record) {
-	for _, rec := range records {
-		if e, ok := rec.(state.EventsRecord); ok && len(h.owed) > 0 && !(len(h.owed) == 1 && h.failing) {
-			if last, ok := h.owed[len(h.owed)-1].(state.EventsRecord); ok {
-				last.Events = append(last.Events[:len(last.Events):len(last.Events)], e.Events...)
-				h.owed[len(h.owed)-1] = last
-				continue
-			}
-		}
-		h.owed = append(h.owed, rec)
-	}
-}
-
-// persist makes the owed records durable. A store that fails does not stop
-// the hub from showing what it sees (P10): records are kept and tried again,
-// loudly.
-func (h *Hub) persist(ctx context.Context) (unsaved bool, err error) {
-	if len(h.owed) == 0 {
-		return false, nil
-	}
-	if h.failing && h.cfg.Now().Before(h.restTill) {
-		return true, errStoreRests
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeWait)
-	defer cancel()
-	for len(h.owed) > 0 {
-		if err := h.ledger.Append(ctx, h.owed[0]); err != nil {
-			if errors.Is(err, ledger.ErrTaken) {
-				return true, err
-			}
-			h.failing, h.restTill = true, h.cfg.Now().Add(storeRest)
-			h.stats.failures.Add(1)
-			h.stats.unsaved.Store(int64(len(h.owed)))
-			h.log.Error("the hub's store fails: events are shown and not recorded; it is tried again", "error", err, "records", len(h.owed))
-			return true, err
-		}
-		h.owed = h.owed[1:]
-	}
-	if h.failing {
-		h.failing = false
-		h.log.Info("the hub's store works again; all events are recorded")
-	}
-	h.stats.unsaved.Store(0)
-	h.owed = nil
-	return false, nil
-}
-
-var errStoreRests = errors.New("the store failed a moment ago")
-
-// post lets messages out, but none while a region set is not durable: an
-// agent must not act on a bucket's incarnation that a crash would make the
-// hub forget.
-func (h *Hub) post(send []state.Send) {
-	h.held = append(h.held, send...)
-	for _, rec := range h.owed {
-		if _, ok := rec.(state.RegionsRecord); ok {
-			h.shedAcks()
-			return
-		}
-	}
-	for _, m := range h.held {
-		h.cfg.Post(m.To, m.Message)
-	}
-	h.held = nil
-}
-
-// shedAcks keeps only the newest acknowledgement of each session among the
-// held messages, so that they stay few.
-func (h *Hub) shedAcks() {
-	newest := map[state.SessionID]int{}
-	for i, m := range h.held {
-		if _, ok := m.Message.(state.Ack); ok {
-			newest[m.To] = i
-		}
-	}
-	kept := h.held[:0]
-	for i, m := range h.held {
-		if _, ok := m.Message.(state.Ack); !ok || newest[m.To] == i {
-			kept = append(kept, m)
-		}
-	}
-	h.held = kept
-}
-
 func (h *Hub) publish() {
 	v := h.state.View()
 	before := h.current.Swap(v)
@@ -387,7 +308,7 @@ func (h *Hub) keep(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-check.C:
-			if err := h.ledger.Check(ctx); errors.Is(err, ledger.ErrTaken) {
+			if err := h.check(ctx); errors.Is(err, ledger.ErrTaken) {
 				return err
 			}
 		case <-save.C:
@@ -404,8 +325,16 @@ func (h *Hub) keep(ctx context.Context) error {
 	}
 }
 
+func (h *Hub) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkWait)
+	defer cancel()
+	return h.ledger.Check(ctx)
+}
+
 func (h *Hub) save(ctx context.Context, v *view.View) error {
-	if err := h.ledger.SaveView(ctx, v); err != nil {
+	limited, cancel := context.WithTimeout(ctx, checkWait)
+	defer cancel()
+	if err := h.ledger.SaveView(limited, v); err != nil {
 		if ctx.Err() == nil {
 			h.stats.failures.Add(1)
 			h.log.Error("the view was not saved; it is tried again", "error", err)

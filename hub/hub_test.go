@@ -26,6 +26,7 @@ type memory struct {
 	mu      sync.Mutex
 	objects map[string][]byte
 	broken  bool
+	hangs   bool // writes do not come back before their context ends
 	mute    bool // what is written stays, and the answer is an error all the same
 }
 
@@ -52,8 +53,13 @@ func (m *memory) Walk(_ context.Context, prefix, after string, each func(string,
 	return nil
 }
 
-func (m *memory) PutNew(_ context.Context, key string, data []byte) error {
+func (m *memory) PutNew(ctx context.Context, key string, data []byte) error {
 	m.mu.Lock()
+	if m.hangs {
+		m.mu.Unlock()
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	defer m.mu.Unlock()
 	if m.broken {
 		return errors.New("503 from the store")
@@ -109,9 +115,14 @@ func (h *house) said() []string {
 
 func start(t *testing.T, m *memory, holder string) *house {
 	t.Helper()
+	return startWith(t, m, holder, state.Config{})
+}
+
+func startWith(t *testing.T, m *memory, holder string, cfg state.Config) *house {
+	t.Helper()
 	w := &house{ended: make(chan error, 1)}
 	h, err := hub.New(t.Context(), hub.Config{
-		Regions: []string{"eu", "us"}, Store: m, Holder: holder, ID: holder, Log: slog.New(slog.DiscardHandler),
+		Regions: []string{"eu", "us"}, Store: m, Holder: holder, ID: holder, Log: slog.New(slog.DiscardHandler), State: cfg,
 		Post: func(to state.SessionID, msg state.Message) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -330,5 +341,82 @@ func TestTheOlderOfTwoHubsEnds(t *testing.T) {
 		if err := <-young.ended; err != nil {
 			t.Errorf("the younger one: %v", err)
 		}
+	})
+}
+
+// A store that stays away while regions change was once remembered without
+// bound, and each change copied all that waited. What the log would not keep
+// is let go, in order, and the rest is recorded when the store is back.
+func TestAStoreThatStaysAwayCostsNoMemoryWithoutBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{objects: map[string][]byte{}}
+		h := start(t, m, "hub")
+		h.deliver(t, arrival...)
+		m.breakDown(true)
+		const changes = 70_000
+		for n := uint64(2); n < changes; n++ {
+			if err := h.Deliver(t.Context(), state.Delta{Session: 1, Facts: []catalog.Fact{fact("orders", n)}, Upto: rev(n)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if n := h.Stats().Unrecorded; n < 2 || n > 20 {
+			t.Errorf("%d records wait", n)
+		}
+		m.breakDown(false)
+		time.Sleep(15 * time.Second)
+		h.stop()
+		if err := <-h.ended; err != nil {
+			t.Fatal(err)
+		}
+		_, saved, err := ledger.Open(t.Context(), m, ledger.Config{Holder: "reader", Now: time.Now()})
+		if err != nil || len(saved.Events) < 50_000 {
+			t.Fatalf("%d events, %v", len(saved.Events), err)
+		}
+		last := uint64(0)
+		for _, e := range saved.Events {
+			if e.Seq <= last {
+				t.Fatalf("event %d after %d", e.Seq, last)
+			}
+			last = e.Seq
+		}
+		if last != changes {
+			t.Errorf("the last event is %d, want %d", last, changes)
+		}
+	})
+}
+
+// A store that hangs holds the hub's loop up for seconds. With a short
+// --stale-after the hub then called regions stale whose beats lay in its own
+// mailbox: what waits is heard before time passes.
+func TestAHubThatIsHeldUpDoesNotBlameItsAgents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{objects: map[string][]byte{}}
+		h := startWith(t, m, "hub", state.Config{Beat: 500 * time.Millisecond, StaleAfter: 4 * time.Second})
+		h.deliver(t, arrival...)
+		m.mu.Lock()
+		m.hangs = true
+		m.mu.Unlock()
+		for n := uint64(2); n < 100; n++ { // 49 s
+			time.Sleep(500 * time.Millisecond)
+			for _, e := range []state.Event{
+				state.Delta{Session: 1, Facts: []catalog.Fact{fact("orders", n)}, Upto: rev(n)},
+				state.Beat{Session: 1, BucketID: "B", ReadOK: true, At: rev(n)},
+			} {
+				if err := h.Deliver(t.Context(), e); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		events, _ := h.View().Events(0, 0)
+		for _, e := range events {
+			if e.Type == catalog.EventRegionStale && e.Region == "eu" {
+				t.Errorf("%s %s", e.Time.Format(time.StampMilli), e.What)
+			}
+		}
+		h.stop()
+		<-h.ended
 	})
 }

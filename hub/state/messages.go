@@ -103,7 +103,7 @@ type Closed struct {
 	Why     string
 }
 
-// Tick lets time pass.
+// Tick lets time pass. Whoever sends it has first sent what was waiting.
 type Tick struct{}
 
 // AcceptRegion is a person's word that a region that came back different or

@@ -82,7 +82,7 @@ func (s *State) judge(r *region) {
 	if r == nil {
 		return
 	}
-	silent := s.mono - r.heardAt
+	silent := s.listened - r.heardAt
 	reset := s.set.Get(r.name).Reset
 	var state catalog.RegionState
 	var reason, told string

@@ -70,7 +70,7 @@ func (s *State) hello(e Hello) {
 	}
 	// The one who is here stays while it is heard; only a newer generation
 	// takes its place. So two holders of one identity do not take turns.
-	alive := c.everHeard && s.mono-c.heardAt < s.cfg.StaleAfter
+	alive := c.everHeard && s.listened-c.heardAt < s.cfg.StaleAfter
 	if alive && (e.Generation < c.generation || e.Generation == c.generation && e.Agent != c.agent) {
 		why := fmt.Sprintf("%s of region %s is held by agent %s of generation %d; %s of generation %d is older: stop one of them",
 			e.Cluster, r.name, c.agent, c.generation, firstOf(e.Agent, "this agent"), e.Generation)
@@ -229,7 +229,7 @@ func (s *State) promote(r *region) {
 	var best *session
 	for _, n := range sortedKeys(r.clusters) {
 		p := r.clusters[n].session
-		if p == nil || p == r.reporter || s.mono-p.heardAt >= s.cfg.StaleAfter {
+		if p == nil || p == r.reporter || s.listened-p.heardAt >= s.cfg.StaleAfter {
 			continue
 		}
 		if best == nil || p.id < best.id {
@@ -246,10 +246,10 @@ func (s *State) promote(r *region) {
 // relieve replaces a reporter that has fallen silent by a standby that has
 // not, and lets go of sessions that nobody hears of any more.
 func (s *State) relieve(r *region) {
-	if p := r.reporter; p != nil && s.mono-p.heardAt >= s.cfg.StaleAfter {
+	if p := r.reporter; p != nil && s.listened-p.heardAt >= s.cfg.StaleAfter {
 		heard := func(n string) bool {
 			o := r.clusters[n].session
-			return o != nil && o != p && o.beaten && s.mono-o.heardAt < s.cfg.SuspectAfter
+			return o != nil && o != p && o.beaten && s.listened-o.heardAt < s.cfg.SuspectAfter
 		}
 		if slices.ContainsFunc(sortedKeys(r.clusters), heard) {
 			r.reporter = nil
@@ -292,7 +292,7 @@ func (s *State) showCluster(c *cluster) {
 	row := c.row
 	row.Name, row.Region = c.name, c.region.name
 	switch {
-	case c.session == nil || s.mono-c.session.heardAt >= s.cfg.StaleAfter:
+	case c.session == nil || s.listened-c.session.heardAt >= s.cfg.StaleAfter:
 		row.State = clusterSilent
 	case c.region.reporter == c.session:
 		row.State = clusterReporting

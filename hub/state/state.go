@@ -86,8 +86,12 @@ type State struct {
 	// measured. It never goes back, whatever the wall clock does; a jump ahead
 	// makes regions stale until their next beat (P2).
 	mono time.Duration
-	last time.Time // the now of the last step
-	wall time.Time // the same in UTC, for people
+	// listened is mono at the last [Tick], before which all that waited was
+	// heard: silence is measured up to there and not up to a step that comes
+	// while beats still wait behind it.
+	listened time.Duration
+	last     time.Time // the now of the last step
+	wall     time.Time // the same in UTC, for people
 
 	regions  map[string]*region
 	names    []string // of regions, in order
@@ -194,6 +198,7 @@ func (s *State) clock(now time.Time) {
 }
 
 func (s *State) tick() {
+	s.listened = s.mono
 	for _, n := range s.names {
 		s.stirred[n] = true
 		s.relieve(s.regions[n])
