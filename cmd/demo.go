@@ -37,6 +37,11 @@ default, and removes its folder when it ends.`,
 			if err != nil {
 				return err
 			}
+			cfg := defaultHubConfig()
+			cfg.Listen, cfg.AgentListen, cfg.Beat = listen, agentListen, time.Second
+			if err := cfg.validate(); err != nil {
+				return err
+			}
 			ctx := c.Context()
 			if dir == "" {
 				if dir, err = os.MkdirTemp("", "quarry-demo-"); err != nil {
@@ -67,8 +72,7 @@ default, and removes its folder when it ends.`,
 			}
 			g, ctx := errgroup.WithContext(ctx)
 			up := make(chan [2]string, 1)
-			cfg := defaultHubConfig()
-			cfg.Listen, cfg.AgentListen, cfg.Regions, cfg.Beat = listen, agentListen, names, time.Second
+			cfg.Regions = names
 			cfg.Store = "file://" + filepath.ToSlash(filepath.Join(dir, "hub")) + "?create=true"
 			g.Go(func() error { return runHub(ctx, cfg, log, func(web, agents string) { up <- [2]string{web, agents} }) })
 			g.Go(func() error {
