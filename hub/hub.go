@@ -64,6 +64,7 @@ type Hub struct {
 	state  *state.State
 
 	mailbox chan letter
+	emptied chan struct{} // the store has lost what was recorded
 	stopped chan struct{}
 
 	current atomic.Pointer[view.View]
@@ -107,7 +108,7 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 	}
 	h := &Hub{
 		cfg: cfg, log: cfg.Log, ledger: l, state: state.New(cfg.State, saved, now),
-		mailbox: make(chan letter, cfg.Mailbox), stopped: make(chan struct{}), newer: make(chan struct{}),
+		mailbox: make(chan letter, cfg.Mailbox), emptied: make(chan struct{}, 1), stopped: make(chan struct{}), newer: make(chan struct{}),
 	}
 	h.current.Store(h.state.View())
 	return h, nil
@@ -229,6 +230,10 @@ func (h *Hub) Run(ctx context.Context) error {
 			if err := h.take(ctx, letter{event: state.Tick{}}); err != nil {
 				return err
 			}
+		case <-h.emptied:
+			if err := h.recordAnew(ctx); err != nil {
+				return err
+			}
 		case err := <-fatal:
 			return err
 		case <-ctx.Done():
@@ -310,6 +315,13 @@ func (h *Hub) keep(ctx context.Context) error {
 		case <-check.C:
 			if err := h.check(ctx); errors.Is(err, ledger.ErrTaken) {
 				return err
+			} else if errors.Is(err, ledger.ErrEmptied) {
+				h.log.Error("what this hub wrote is gone from its store; it is written again", "error", err)
+				select {
+				case h.emptied <- struct{}{}:
+				default:
+				}
+				savedSeq = 0
 			}
 		case <-save.C:
 			v := h.View()
@@ -356,7 +368,7 @@ func (h *Hub) finish(ctx context.Context) error {
 	h.publish()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalWait)
 	defer cancel()
-	if cerr := h.ledger.Check(ctx); errors.Is(cerr, ledger.ErrTaken) {
+	if cerr := h.check(ctx); errors.Is(cerr, ledger.ErrTaken) {
 		return cerr
 	}
 	serr := h.save(ctx, h.View())

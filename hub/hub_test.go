@@ -77,6 +77,9 @@ func (m *memory) PutNew(ctx context.Context, key string, data []byte) error {
 func (m *memory) Delete(_ context.Context, key string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if _, ok := m.objects[key]; !ok {
+		return fmt.Errorf("delete %s: %w", key, fs.ErrNotExist) // as a folder says
+	}
 	delete(m.objects, key)
 	return nil
 }
@@ -415,6 +418,63 @@ func TestAHubThatIsHeldUpDoesNotBlameItsAgents(t *testing.T) {
 			if e.Type == catalog.EventRegionStale && e.Region == "eu" {
 				t.Errorf("%s %s", e.Time.Format(time.StampMilli), e.What)
 			}
+		}
+		h.stop()
+		<-h.ended
+	})
+}
+
+// Somebody empties the hub's store under it. The hub went on as if nothing
+// was, and its next start had no region set, no known bucket and no events:
+// every slate appeared again. Now it notices and writes all of it again.
+func TestAStoreThatIsEmptiedIsFilledAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{objects: map[string][]byte{}}
+		h := start(t, m, "hub")
+		h.deliver(t, arrival...)
+		time.Sleep(31 * time.Second)
+		m.mu.Lock()
+		clear(m.objects)
+		m.mu.Unlock()
+		time.Sleep(41 * time.Second)
+		h.deliver(t, state.Delta{Session: 1, Facts: []catalog.Fact{fact("orders", 2)}, Upto: rev(2)})
+		before, _ := h.View().Events(0, 0)
+		h.stop()
+		if err := <-h.ended; err != nil {
+			t.Fatal(err)
+		}
+		_, saved, err := ledger.Open(t.Context(), m, ledger.Config{Holder: "next", Now: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(saved.Regions.Names(), []string{"eu", "us"}) || saved.Regions.Get("eu").BucketID != "B" {
+			t.Errorf("region set: %+v", saved.Regions)
+		}
+		if len(saved.Events) != len(before) || len(before) < 3 || saved.Events[0].Seq != 1 {
+			t.Errorf("events: %+v, before %+v", saved.Events, before)
+		}
+		if saved.View == nil || len(saved.View.Placements) != 1 {
+			t.Errorf("view: %+v", saved.View)
+		}
+	})
+}
+
+// A folder says so when what it shall delete is not there. A saved view whose
+// write had failed was never there, and from then on none was ever deleted.
+func TestAFailedSaveDoesNotKeepOldViewsForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{objects: map[string][]byte{}}
+		h := start(t, m, "hub")
+		h.deliver(t, arrival...)
+		m.breakDown(true)
+		time.Sleep(100 * time.Second)
+		m.breakDown(false)
+		for n := uint64(2); n < 30; n++ {
+			h.deliver(t, state.Delta{Session: 1, Facts: []catalog.Fact{fact("orders", n)}, Upto: rev(n)})
+			time.Sleep(31 * time.Second)
+		}
+		if n := m.count("view/"); n > 2 {
+			t.Errorf("%d saved views are kept", n)
 		}
 		h.stop()
 		<-h.ended

@@ -67,6 +67,27 @@ func (h *Hub) shedEvents() {
 	}
 }
 
+// recordAnew gives a store that was emptied everything back that must not be
+// forgotten: without it the next start would begin another life, with no
+// bucket known and every event told again.
+func (h *Hub) recordAnew(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, storeWait)
+	defer cancel()
+	if err := h.ledger.Reclaim(limited); errors.Is(err, ledger.ErrTaken) {
+		return err
+	} else if err != nil {
+		return nil // found again by the next check
+	}
+	events, _ := h.state.View().Events(0, 0)
+	h.owed, h.failing = nil, false // all of it is among these
+	h.owe([]state.Record{state.RegionsRecord{Set: h.state.Set()}, state.EventsRecord{Events: events}})
+	if _, err := h.persist(ctx); errors.Is(err, ledger.ErrTaken) {
+		return err
+	}
+	h.post(nil)
+	return nil
+}
+
 // persist makes the owed records durable. A store that fails does not stop
 // the hub from showing what it sees (P10): records are kept and tried again,
 // loudly.

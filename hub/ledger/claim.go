@@ -42,24 +42,40 @@ func (l *Ledger) takeOver(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("claim the store: %w", err)
 	}
 	for i := 0; i < len(all)-keptClaims; i++ {
-		if err := l.store.Delete(ctx, claimKey(all[i])); err != nil {
+		if err := l.remove(ctx, claimKey(all[i])); err != nil {
 			l.log.Warn("an old claim stays", "key", claimKey(all[i]), "error", err)
 		}
 	}
 	return nil
 }
 
+// ErrEmptied says that what this hub wrote is not in the store any more.
+var ErrEmptied = errors.New("the hub's store was emptied or set back")
+
 // Check returns an error that is [ErrTaken] when another hub has claimed the
-// store since.
+// store since, and one that is [ErrEmptied] when this hub's own claim is gone:
+// then [Ledger.Reclaim] and record anew what must not be forgotten.
 func (l *Ledger) Check(ctx context.Context) error {
-	all, err := l.numbersAfter(ctx, hubsFolder, ".json", claimKey(l.claim.Number))
+	all, err := l.numbersAfter(ctx, hubsFolder, ".json", claimKey(l.claim.Number-1))
 	if err != nil {
 		return fmt.Errorf("look for other hubs: %w", err)
 	}
 	if len(all) == 0 {
+		return fmt.Errorf("%s is gone: %w", claimKey(l.claim.Number), ErrEmptied)
+	}
+	if all[len(all)-1] == l.claim.Number {
 		return nil
 	}
 	return fmt.Errorf("%w: %s has claimed it after this one; stop one of the two", ErrTaken, l.holder(ctx, all[len(all)-1]))
+}
+
+// Reclaim writes this hub's claim again, under its number. Of two hubs that do
+// so one loses with [ErrTaken].
+func (l *Ledger) Reclaim(ctx context.Context) error {
+	if err := l.put(ctx, claimKey(l.claim.Number), marshal(l.claim)); err != nil {
+		return fmt.Errorf("claim the store again: %w", err)
+	}
+	return nil
 }
 
 func (l *Ledger) holder(ctx context.Context, n uint64) string {

@@ -68,7 +68,7 @@ func (l *Ledger) appendEvents(ctx context.Context, events []catalog.Event) error
 // pruneEvents deletes the oldest batches while enough events are left.
 func (l *Ledger) pruneEvents(ctx context.Context) {
 	for len(l.batches) > 1 && (l.kept-l.batches[0].events >= l.maxEvents || len(l.batches) > maxBatches) {
-		if err := l.store.Delete(ctx, eventsKey(l.batches[0].number)); err != nil {
+		if err := l.remove(ctx, eventsKey(l.batches[0].number)); err != nil {
 			l.log.Warn("old events stay", "key", eventsKey(l.batches[0].number), "error", err)
 			return
 		}

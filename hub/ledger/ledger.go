@@ -40,7 +40,8 @@ import (
 // Store is the hub's bucket. Calls may block until their context ends and may
 // run at the same time. Get of a key that is not there wraps fs.ErrNotExist;
 // PutNew of one that is there wraps fs.ErrExist, and when it returns nil the
-// object is durable and whole. Delete of what is not there is no error.
+// object is durable and whole. Delete of what is not there is no error, or wraps
+// fs.ErrNotExist.
 type Store interface {
 	Get(ctx context.Context, key string) ([]byte, error)
 	// Walk calls each for the objects whose key begins with prefix and is
@@ -168,10 +169,18 @@ func (l *Ledger) put(ctx context.Context, key string, data []byte) error {
 	if there, err := l.store.Get(ctx, key); err == nil && bytes.Equal(there, data) {
 		return nil
 	}
-	if err := l.Check(ctx); err != nil {
+	if err := l.Check(ctx); err != nil && !errors.Is(err, ErrEmptied) {
 		return err
 	}
 	return fmt.Errorf("%s is taken: %w: it wrote there after this one had started; stop one of the two", key, ErrTaken)
+}
+
+// remove deletes a document; one that is not there is as it should be.
+func (l *Ledger) remove(ctx context.Context, key string) error {
+	if err := l.store.Delete(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func regionsKey(n uint64) string { return numbered(regionsFolder, n, ".json") }

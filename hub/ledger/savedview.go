@@ -59,7 +59,7 @@ func (l *Ledger) SaveView(ctx context.Context, v *view.View) error {
 	l.nextView++
 	l.views = append(l.views, n)
 	for len(l.views) > 2 {
-		if err := l.store.Delete(ctx, viewKey(l.views[0])); err != nil {
+		if err := l.remove(ctx, viewKey(l.views[0])); err != nil {
 			l.log.Warn("an old saved view stays", "key", viewKey(l.views[0]), "error", err)
 			return nil
 		}
