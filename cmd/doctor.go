@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -117,12 +118,17 @@ func examine(ctx context.Context, b *bucket.Bucket, readOnly bool) []check {
 		return out
 	}
 
+	settled := anyObjectBefore(ctx, b, time.Now().Add(-time.Minute))
 	err = b.CheckPutNew(ctx, catalog.Prefix)
 	if errors.Is(err, fs.ErrPermission) {
 		add("write .quarry/", false, err, "", "an agent works without it, but cannot keep incarnations nor claim the bucket; grant put below .quarry/")
 		return out
 	}
-	if !add("create-if-absent", true, err, "honoured, on an object written here and on one that was listed", "use a store (or a gateway setting) that honours If-None-Match: *; without it two agents could both win") {
+	good := "honoured, on an object written here and by eight writers at once; nothing older lies below .quarry/ to try it on"
+	if settled {
+		good = "honoured, on an object written here, by eight writers at once, and on what lay below .quarry/ before"
+	}
+	if !add("create-if-absent", true, err, good, "use a store (or a gateway setting) that honours If-None-Match: *; without it two agents could both win") {
 		return out
 	}
 
@@ -144,6 +150,20 @@ func examine(ctx context.Context, b *bucket.Bucket, readOnly bool) []check {
 	}
 	add("delete", false, b.Delete(ctx, key), "the probe could be deleted", "agents of this version delete nothing; later verbs will need delete below .quarry/")
 	return out
+}
+
+// anyObjectBefore tells whether CheckPutNew finds something that it did not
+// write itself.
+func anyObjectBefore(ctx context.Context, b *bucket.Bucket, t time.Time) bool {
+	found := errors.New("found")
+	err := b.Walk(ctx, catalog.Prefix, "", func(key string, _ int64, modified time.Time) error {
+		below := strings.TrimPrefix(key, catalog.Prefix)
+		if modified.Before(t) && !strings.HasPrefix(below, "inbox/") && !strings.HasPrefix(below, "leases/") {
+			return found
+		}
+		return nil
+	})
+	return errors.Is(err, found)
 }
 
 // clockSkew is how far modified lies outside of [before, after]. Stores keep

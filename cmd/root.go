@@ -126,7 +126,11 @@ who owns and reads it, how fresh it is, what can be restored.
   quarry demo                    hub and three regions on local folders, to look around
   quarry get slates              every database the hub knows
   quarry describe slate NAME     all about one
-  quarry slatedb verify ROOT     look at any SlateDB database, no hub needed`,
+  quarry slatedb verify ROOT     look at any SlateDB database, no hub needed
+
+Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 refused by a rule or a precondition,
+5 not permitted, 6 hub unreachable, 7 partial or not fresh enough, 8 timed out,
+130 interrupted.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}

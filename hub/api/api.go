@@ -154,9 +154,11 @@ func (a *API) Run(ctx context.Context, lis net.Listener) error {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceful)
 	defer cancel()
 	if err := srv.Shutdown(last); err != nil {
-		srv.Close()
+		_ = srv.Close()
 	}
-	<-served
+	if err := <-served; err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the web API on %s: %w", lis.Addr(), err)
+	}
 	return nil
 }
 

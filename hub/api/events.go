@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"net/http"
@@ -147,7 +148,7 @@ func (c *call) watchEvents(r *resource) error {
 	for {
 		for {
 			batch, oldest := v.Events(at, 1000)
-			if p, ok := kept(v, at, oldest).(*Problem); ok {
+			if p, ok := errors.AsType[*Problem](kept(v, at, oldest)); ok {
 				b, _ := json.Marshal(p)
 				s.event("problem", b)
 				_ = s.end("")

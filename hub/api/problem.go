@@ -130,5 +130,5 @@ func (p *Problem) write(w http.ResponseWriter) {
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(p.Status)
-	w.Write(append(b, '\n'))
+	_, _ = w.Write(append(b, '\n')) // whoever asked may be gone
 }

@@ -248,12 +248,14 @@ func (p *parser) args(r *restriction) (node, error) {
 	word := ""
 	nodes := []node{first}
 	for !p.end() && p.src[p.pos] != ')' {
-		at, this := p.pos, ""
-		if p.keyword("OR") {
+		at := p.pos
+		var this string
+		switch {
+		case p.keyword("OR"):
 			this = "OR"
-		} else if p.keyword("AND") {
+		case p.keyword("AND"):
 			this = "AND"
-		} else {
+		default:
 			return nil, fail(at, "for example (live OR stale)", "AND or OR is missing")
 		}
 		if word != "" && word != this {

@@ -211,7 +211,7 @@ func (c *Client) read(ctx context.Context, path string, lastID *string, handle f
 			// Half an event is none: its end says that it is whole.
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
-			} else if err == io.EOF {
+			} else if errors.Is(err, io.EOF) {
 				err = errors.New("the hub ended the stream")
 			}
 			return true, fmt.Errorf("%w at %s: %w", ErrUnreachable, c.base, err)
