@@ -46,6 +46,7 @@ type seat struct {
 	bare       bool // content is only a name: it was never seen alive
 	observed   time.Time
 	renewed    bool // content is new since the row was made
+	heardOf    bool // the row is made from the event log: only that it is there is known
 
 	presence    catalog.Seen
 	presenceWhy string

@@ -180,6 +180,10 @@ func (s *State) seatSaved(r *region, row *catalog.Placement) {
 // saved, so the rows do not know of it yet; what it tells must not be told
 // again.
 func (s *State) recall(e *catalog.Event, late bool) {
+	if e.Type == catalog.EventAgentRefused {
+		s.refused[refusedKey(e.Region, e.After)] = true
+		return
+	}
 	r := s.regions[e.Region]
 	if r == nil {
 		return
@@ -212,6 +216,8 @@ func (s *State) recall(e *catalog.Event, late bool) {
 		}
 		s.b.SetPlacement(&row, false)
 		st.row, st.content = &row, &row.Sighting
+	case catalog.EventLastSnapshotLost:
+		s.told[toldKey(r.name, "points", e.Root)] = pointsLost
 	case catalog.EventReaderChanged:
 		s.told[toldKey(r.name, "readers", e.Root)] = e.After
 	case catalog.EventRegistered, catalog.EventDeregistered:
@@ -235,7 +241,8 @@ func (s *State) recallPresence(r *region, e *catalog.Event) {
 		row.Slate, row.Root, row.Seen = e.Slate, e.Root, catalog.Seen(e.After)
 		row.Readers, row.Checkpoints = []catalog.Reader{}, []catalog.Checkpoint{}
 		s.seatSaved(r, row)
-		r.seats[e.Root].bare = true
+		st = r.seats[e.Root]
+		st.bare, st.heardOf = true, true
 		return
 	}
 	row := *st.row

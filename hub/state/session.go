@@ -83,7 +83,7 @@ func (s *State) hello(e Hello) {
 		reports = reports || r.reporter == old
 		if old.agent != e.Agent {
 			why := fmt.Sprintf("%s of region %s was taken over by agent %s of generation %d", e.Cluster, r.name, e.Agent, e.Generation)
-			s.tellRefused(r.name, e.Cluster, old.agent, why)
+			s.tellRefused(r.name, old.agent, why)
 			s.send(old.id, Refuse{Why: why})
 		} else {
 			s.send(old.id, Refuse{Why: "the same agent has opened a newer session"})
@@ -265,23 +265,27 @@ func (s *State) relieve(r *region) {
 // refuse ends a session before it began.
 func (s *State) refuse(e Hello, why string) {
 	s.send(e.Session, Refuse{Why: why})
-	s.tellRefused(e.Region, e.Cluster, e.Agent, why)
+	s.tellRefused(e.Region, e.Agent, why)
 }
 
-// tellRefused puts a refusal into the event log, once per agent and reason's
-// subject: whoever is refused tries again.
-func (s *State) tellRefused(region, cluster, agent, why string) {
-	k := region + "\x00" + cluster + "\x00" + agent
-	if s.refused[k] || len(s.refused) > 10_000 {
-		return
-	}
-	s.refused[k] = true
+// tellRefused puts a refusal into the event log, once per agent: whoever is
+// refused tries again.
+func (s *State) tellRefused(region, agent, why string) {
 	e := catalog.Event{Type: catalog.EventAgentRefused, What: why, After: agent}
 	if s.regions[region] != nil {
 		e.Region = region
 	}
+	k := refusedKey(e.Region, agent)
+	if s.refused[k] || len(s.refused) > 10_000 {
+		return
+	}
+	s.refused[k] = true
 	s.emit(e)
 }
+
+// refusedKey is what a refusal is remembered by; the event log has it too, so
+// that a restarted hub does not tell it again.
+func refusedKey(region, agent string) string { return region + "\x00" + agent }
 
 func (s *State) noteCluster(c *cluster, why string) {
 	c.row.Reason = why

@@ -52,7 +52,9 @@ func (s *State) settle(r *region, st *seat) {
 		s.putRow(r, st, old, row)
 	}
 	s.settleOwner(r, st, own, row)
-	st.renewed = false
+	if st.renewed {
+		st.renewed, st.heardOf = false, false
+	}
 	if st.content == nil && len(st.said) == 0 {
 		delete(r.seats, st.root)
 	}
@@ -208,6 +210,9 @@ func (s *State) tellRow(r *region, st *seat, old, row *catalog.Placement) {
 		s.emit(e)
 	}
 	before, after := strconv.Itoa(live(old.Readers)), strconv.Itoa(live(row.Readers))
+	if st.heardOf {
+		before = after // how many it had is not known: that is no change
+	}
 	if before, changed := s.say(r, "readers", row.Root, before, after); changed {
 		e.Type, e.Before, e.After = catalog.EventReaderChanged, before, after
 		e.What = fmt.Sprintf("%s has %s readers, had %s", row.Slate, after, before)
@@ -217,12 +222,22 @@ func (s *State) tellRow(r *region, st *seat, old, row *catalog.Placement) {
 
 // tellLost tells that a placement's last restore point went.
 func (s *State) tellLost(r *region, old, row *catalog.Placement) {
-	if old == nil || old.RestorePoints == 0 || row.RestorePoints > 0 || row.Seen == catalog.SeenMissing {
+	if old == nil || row.Seen == catalog.SeenMissing {
 		return
 	}
-	s.emit(catalog.Event{Type: catalog.EventLastSnapshotLost, Region: r.name, Slate: row.Slate, Root: row.Root,
-		Before: strconv.FormatUint(old.RestorePoints, 10), After: "0", What: fmt.Sprintf("%s has no restore point left in %s", row.Slate, r.name)})
+	has := func(p *catalog.Placement) string {
+		if p.RestorePoints > 0 {
+			return "some"
+		}
+		return pointsLost
+	}
+	if _, changed := s.say(r, "points", row.Root, has(old), has(row)); changed && row.RestorePoints == 0 {
+		s.emit(catalog.Event{Type: catalog.EventLastSnapshotLost, Region: r.name, Slate: row.Slate, Root: row.Root,
+			Before: strconv.FormatUint(old.RestorePoints, 10), After: "0", What: fmt.Sprintf("%s has no restore point left in %s", row.Slate, r.name)})
+	}
 }
+
+const pointsLost = "none"
 
 // say reports whether something differs from what the event log says of it,
 // and what that was. was is what the rows say; the log knows better when the
