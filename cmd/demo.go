@@ -108,6 +108,15 @@ default, and removes its folder when it ends.`,
 	return c
 }
 
+// invoked is how this program was called, so that what it prints can be pasted:
+// by its path, or by its name when the shell found it.
+func invoked() string {
+	if strings.Contains(os.Args[0], "/") {
+		return os.Args[0]
+	}
+	return "quarry"
+}
+
 // declare drops the registrations of the region's owners into its inbox.
 func (r demoRegion) declare(ctx context.Context, dir string) error {
 	b, err := bucket.Open(ctx, "file://"+filepath.ToSlash(dir))
@@ -152,19 +161,23 @@ func (a *app) introduce(ctx context.Context, url, dir string, keep bool) error {
 		what = "kept when this ends (ctrl-c)"
 	}
 	us := filepath.ToSlash(filepath.Join(dir, demoRegions[0].name))
+	quarry, where := invoked(), ""
+	if strings.HasPrefix(quarry, ".") {
+		where = ", in this folder"
+	}
 	lines := []struct{ command, shows string }{
-		{"quarry get slates" + hub, "every database of every region"},
-		{"quarry get slates --watch" + hub, "one of them, live, moves"},
-		{"quarry describe slate logs/orders" + hub, "one name in two regions: two different databases"},
-		{"quarry get restore-points --filter 'slate = \"archive/0\"'" + hub, "eu-west lags behind us-east"},
-		{"quarry summary --by region,kind" + hub, ""},
-		{"quarry events --watch" + hub, ""},
-		{"quarry slatedb verify --checksums --bucket file://" + us + " clone", "no hub needed"},
+		{quarry + " get slates" + hub, "every database of every region"},
+		{quarry + " get slates --watch" + hub, "one of them, live, moves"},
+		{quarry + " describe slate logs/orders" + hub, "one name in two regions: two different databases"},
+		{quarry + " get restore-points --filter 'slate = \"archive/0\"'" + hub, "eu-west lags behind us-east"},
+		{quarry + " summary --by region,kind" + hub, ""},
+		{quarry + " events --watch" + hub, ""},
+		{quarry + " slatedb verify --checksums --bucket file://" + us + " clone", "no hub needed"},
 		{"curl -s '" + url + "/v1/placements?filter=kind%3Dlog&fields=region,slate,position'", ""},
 	}
 	var s strings.Builder
 	fmt.Fprintf(&s, "\nThree regions are up, on folders in %s (%s).\n", dir, what)
-	fmt.Fprintf(&s, "Their databases were written by real SlateDB, OpenData and Restate. In another terminal:\n\n")
+	fmt.Fprintf(&s, "Their databases were written by real SlateDB, OpenData and Restate. In another terminal%s:\n\n", where)
 	for _, l := range lines {
 		if l.shows != "" {
 			fmt.Fprintf(&s, "  # %s\n", l.shows)

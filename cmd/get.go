@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -21,7 +22,7 @@ func (a *app) client() (*apiclient.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := apiclient.New(url, apiclient.Options{By: who()})
+	c, err := apiclient.New(url, apiclient.Options{By: who(), AnswerWithin: a.within})
 	if err != nil {
 		return nil, withCode(exitUsage, err)
 	}
@@ -279,12 +280,25 @@ func (a *app) printStale(answer apiclient.Freshness) {
 	}
 }
 
+// slow tells a hub that took the connection and did not answer in time from
+// one that is not there.
+func slow(err error) bool {
+	n, ok := errors.AsType[net.Error](err)
+	if !ok || !n.Timeout() {
+		return false
+	}
+	op, ok := errors.AsType[*net.OpError](err)
+	return !ok || op.Op != "dial"
+}
+
 // hubError gives an error of the hub its exit code and says what to do.
 func (a *app) hubError(err error) error {
 	var p *apiclient.Problem
 	switch {
 	case err == nil:
 		return nil
+	case slow(err):
+		return withCode(exitTimeout, fmt.Errorf("%w; it may be busy: ask for less, or give it longer with --request-timeout", err))
 	case errors.Is(err, apiclient.ErrUnreachable):
 		return withCode(exitUnreachable, fmt.Errorf("%w; start one with `quarry demo` or `quarry hub`, or name another with --hub URL, QUARRY_HUB or `quarry config set-context`", err))
 	case errors.As(err, &p):

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -86,6 +87,7 @@ type app struct {
 	hub     string
 	output  string
 	noColor bool
+	within  time.Duration
 }
 
 // Execute runs one command line and returns the process's exit code.
@@ -138,6 +140,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 refused by a rule or a prec
 	pf.StringVar(&a.context, "context", "", "context of the configuration file to use")
 	pf.StringVar(&a.hub, "hub", "", "hub's web address, such as http://127.0.0.1:7700 (or QUARRY_HUB)")
 	pf.StringVarP(&a.output, "output", "o", "table", "table, wide, json, yaml or name")
+	pf.DurationVar(&a.within, "request-timeout", 30*time.Second, "how long the hub may take to begin an answer")
 	pf.BoolVar(&a.noColor, "no-color", false, "no colour, even on a terminal")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w; see '%s --help'", err, c.CommandPath())

@@ -321,3 +321,14 @@ func TestInterruptedWatches(t *testing.T) {
 		}
 	}
 }
+
+// A hub that takes the connection and never answers: exit code 8.
+func TestAHubThatDoesNotAnswer(t *testing.T) {
+	done := make(chan struct{})
+	silent := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-done }))
+	defer silent.Close()
+	defer close(done)
+	for _, args := range []string{"get slates", "get slates --watch", "describe slate x", "summary", "events", "events --watch"} {
+		wrong{append(words(args), "--hub", silent.URL, "--request-timeout", "300ms"), 8, "--request-timeout"}.refused(t)
+	}
+}

@@ -9,6 +9,7 @@ package apiclient
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,6 +71,9 @@ type Options struct {
 	// HTTP sends requests; nil: a client of its own. Its Timeout must be 0, or
 	// watches end by it; give contexts deadlines instead.
 	HTTP *http.Client
+	// AnswerWithin is how long the hub may take to begin an answer; 0: a
+	// minute. It counts only when HTTP is nil. A watch may last.
+	AnswerWithin time.Duration
 	// By is whom writes are recorded under.
 	By string
 }
@@ -92,7 +96,7 @@ func New(hub string, o Options) (*Client, error) {
 	}
 	if o.HTTP == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
-		t.ResponseHeaderTimeout = time.Minute
+		t.ResponseHeaderTimeout = cmp.Or(o.AnswerWithin, time.Minute)
 		o.HTTP = &http.Client{Transport: t}
 	}
 	return &Client{base: strings.TrimRight(hub, "/"), o: o}, nil
