@@ -127,7 +127,7 @@ func TestChaosRestartsAreNoNews(t *testing.T) {
 		}
 		return err
 	})
-	time.Sleep(time.Second)
+	time.Sleep(7 * time.Second) // the view is saved, which the hub does now and then
 	log.read(t, h)
 	for i := range soak(6, 60) {
 		switch i % 3 {
@@ -173,7 +173,7 @@ func TestChaosBlindnessTakesNothing(t *testing.T) {
 		}
 		return err
 	})
-	time.Sleep(time.Second)
+	time.Sleep(7 * time.Second) // the view is saved
 	var log story
 	log.read(t, h)
 	away := dir + "-away"

@@ -38,7 +38,7 @@ type Config struct {
 	Holder, ID string
 	// Mailbox is how many events wait before [Hub.Deliver] does; 1024.
 	Mailbox int
-	// SaveEvery is how often the view is saved when it changes; 30 s.
+	// SaveEvery is how often the view is saved at most; 30 s.
 	SaveEvery time.Duration
 }
 
@@ -52,6 +52,7 @@ const (
 	storeRest  = 10 * time.Second // and leaves it alone after that
 	finalWait  = 30 * time.Second // for the last save
 	batchLimit = 256              // events taken before they are published
+	saveSoon   = time.Second      // after a change, when none was saved lately
 	checkWait  = 20 * time.Second // for a look at the store, or a save
 	maxOwed    = 4096             // events in one record
 )
@@ -305,36 +306,60 @@ func (h *Hub) publish() {
 func (h *Hub) keep(ctx context.Context) error {
 	check := time.NewTicker(checkEvery)
 	defer check.Stop()
-	save := time.NewTicker(h.cfg.SaveEvery)
+	// A change after a quiet time is saved soon, changes without end now and
+	// then, and what only grew older rarely.
+	save := time.NewTicker(min(h.cfg.SaveEvery, saveSoon))
 	defer save.Stop()
-	savedSeq, quiet := uint64(0), 0
+	var savedSeq uint64
+	var savedAt time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-check.C:
-			if err := h.check(ctx); errors.Is(err, ledger.ErrTaken) {
+			lost, err := h.look(ctx)
+			if err != nil {
 				return err
-			} else if errors.Is(err, ledger.ErrEmptied) {
-				h.log.Error("what this hub wrote is gone from its store; it is written again", "error", err)
-				select {
-				case h.emptied <- struct{}{}:
-				default:
-				}
-				savedSeq = 0
+			}
+			if lost {
+				savedSeq, savedAt = 0, time.Time{}
 			}
 		case <-save.C:
-			v := h.View()
-			// What only grew older is saved rarely.
-			if quiet++; v.Seq() == savedSeq && quiet < 10 {
+			v, rest := h.View(), h.cfg.SaveEvery
+			if v.Seq() == savedSeq {
+				rest *= 10
+			}
+			if !savedAt.IsZero() && h.cfg.Now().Sub(savedAt) < rest {
 				continue
 			}
-			if err := h.save(ctx, v); err != nil {
-				continue
+			// A hub that was replaced saves nothing beside the one that did.
+			if _, err := h.look(ctx); err != nil {
+				return err
 			}
-			savedSeq, quiet = v.Seq(), 0
+			savedAt = h.cfg.Now() // of the try: a store that fails is left alone as long
+			if err := h.save(ctx, v); err == nil {
+				savedSeq = v.Seq()
+			}
 		}
 	}
+}
+
+// look returns an error when another hub holds the store, and has everything
+// recorded anew when the store has lost it.
+func (h *Hub) look(ctx context.Context) (lost bool, _ error) {
+	err := h.check(ctx)
+	switch {
+	case errors.Is(err, ledger.ErrTaken):
+		return false, err
+	case errors.Is(err, ledger.ErrEmptied):
+		h.log.Error("what this hub wrote is gone from its store; it is written again", "error", err)
+		select {
+		case h.emptied <- struct{}{}:
+		default:
+		}
+		return true, nil
+	}
+	return false, nil
 }
 
 func (h *Hub) check(ctx context.Context) error {
