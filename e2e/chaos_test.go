@@ -113,7 +113,7 @@ func census(t testing.TB, h *hub) (string, error) {
 // away.)
 func TestChaosRestartsAreNoNews(t *testing.T) {
 	t.Parallel()
-	h := startHub(t, "eu")
+	h := startHub(t, "eu", "--stale-after", "10s") // slow machines start agents slowly
 	dir := world(t)
 	declared(t, dir)
 	a := startAgent(t, h, "eu", "file://"+dir, nil)
@@ -249,12 +249,12 @@ func TestChaosTheHubIsKilledAgainAndAgain(t *testing.T) {
 	rows := map[string]bool{}
 	look := func() {
 		t.Helper()
-		now, err := h.placements(t)
+		told := map[string]bool{}
+		log.read(t, h)
+		now, err := h.placements(t) // after the events: who was told of a row must find it
 		if err != nil {
 			t.Fatal(err)
 		}
-		told := map[string]bool{}
-		log.read(t, h)
 		for _, e := range log.told {
 			if e.Type == "slate-appeared" {
 				if told[e.Root] {
@@ -267,7 +267,7 @@ func TestChaosTheHubIsKilledAgainAndAgain(t *testing.T) {
 			}
 		}
 		for k := range told {
-			rows["eu "+k] = true // who was told of it must find it
+			rows["eu "+k] = true
 		}
 		for k := range rows {
 			if _, there := now[k]; !there {
