@@ -19,6 +19,9 @@ type intake struct {
 	maxStaged int
 
 	number uint64 // of the newest frame
+	// standby: the agent was told that another brings the region's facts. What
+	// it sends of them all the same is neither kept nor asked for again.
+	standby bool
 	// based says that the hub has a basis for deltas: it resumed, or applied a
 	// snapshot of this session. upto is the counter up to which it has had all.
 	based  bool
@@ -52,6 +55,9 @@ type outcome struct {
 
 // welcome notes what the hub is about to tell the agent.
 func (in *intake) welcome(w state.Welcome) {
+	if in.standby = !w.Reporter; in.standby {
+		in.staged, in.based, in.asked = nil, false, false
+	}
 	if w.Reporter && w.Resume.Counter > 0 && w.Resume.Start == in.start {
 		in.based = true
 		in.upto = max(in.upto, w.Resume.Counter)
@@ -88,6 +94,12 @@ func (in *intake) frame(raw []byte, maxFrame int) outcome {
 		}
 	}
 	out.good = true
+	switch f.GetBody().(type) {
+	case *quarryv1.AgentFrame_Delta, *quarryv1.AgentFrame_SnapshotBegin, *quarryv1.AgentFrame_SnapshotBatch, *quarryv1.AgentFrame_SnapshotEnd:
+		if in.standby {
+			return out
+		}
+	}
 	switch b := f.GetBody().(type) {
 	case *quarryv1.AgentFrame_Beat:
 		in.beat(&out, b.Beat)

@@ -494,3 +494,19 @@ func TestLostAndRepeatedFramesNeverPassForWhole(t *testing.T) {
 		}
 	}
 }
+
+// A standby that sent a snapshot all the same had it staged, up to the limit
+// of one, for nothing: only the reporter's facts are kept.
+func TestAStandbyStagesNothing(t *testing.T) {
+	s := newScript(t)
+	s.begin([]*quarryv1.Record{sight("a", 1)}, 1, false)
+	s.in.welcome(state.Welcome{Reporter: false})
+	expect(t, s.batch(sight("a", 1)), "")
+	expect(t, s.end(), "")
+	s.begin([]*quarryv1.Record{sight("a", 1)}, 1, false)
+	if s.in.staged != nil {
+		t.Error("a standby's snapshot is staged")
+	}
+	s.in.welcome(state.Welcome{Reporter: true})
+	expect(t, s.whole(1, sight("a", 1)), "snapshot of 1 up to 1 empty=false")
+}

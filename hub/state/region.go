@@ -45,9 +45,10 @@ type region struct {
 	mismatch string // the bucket is not the one that is known; facts wait
 	blind    string // the agent cannot read its bucket
 	// confirmed: the reporter has brought everything up to its last beat.
-	confirmed bool
-	snapped   bool // a snapshot was applied in this hub's life
-	owed      bool // a snapshot was put aside while the bucket was blind
+	confirmed   bool
+	confirmedAt time.Duration // when it last had
+	snapped     bool          // a snapshot was applied in this hub's life
+	owed        bool          // a snapshot was put aside while the bucket was blind
 	// accepted: a person said that what comes next is right as it is.
 	accepted bool
 
@@ -73,6 +74,7 @@ const (
 	regionStale  = "region-stale"
 	regionBlind  = "region-blind"
 	regionReset  = "region-reset"
+	firstLook    = "first-look"
 	absentReason = "absent-from-report"
 )
 
@@ -108,6 +110,9 @@ func (s *State) judge(r *region) {
 		}
 	default:
 		state, told = catalog.RegionConnected, "connected"
+		if !r.confirmed {
+			reason = fmt.Sprintf("%s: the agent of %s has not told everything yet since it connected", firstLook, r.name)
+		}
 	}
 	if state == catalog.RegionStale {
 		// What a person has to accept does not go away with silence.
@@ -155,6 +160,12 @@ func (s *State) judgeRows(r *region) {
 			s.touchAll(r)
 		}
 	default:
+		// An agent that beats and has not looked for so long makes nothing
+		// current (P2).
+		if !r.rowsStale && !r.confirmed && s.listened-r.confirmedAt >= s.cfg.StaleAfter {
+			r.rowsStale, r.rowsWhy = true, firstOf(r.reason, firstLook)
+			s.touchAll(r)
+		}
 		if r.rowsStale && r.confirmed {
 			r.rowsStale, r.rowsWhy = false, ""
 			r.freshSince = s.mono

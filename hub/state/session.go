@@ -176,7 +176,7 @@ func (s *State) beat(e Beat) {
 			s.want(r, "the bucket can be read again")
 		}
 		if p.synced && s.proven(r, p) && r.blind == "" && r.caughtUp(e.At) && !s.drifted(r, e) {
-			r.confirmed = true
+			r.confirmed, r.confirmedAt = true, s.mono
 			r.asOf = &at
 		}
 	}
