@@ -44,7 +44,7 @@ lint: $(GOLANGCI) ## golangci-lint
 fuzz-short: ## every decoder's fuzz target, five minutes in all
 	./scripts/fuzz-short 300
 
-bench: ## the benchmarks; see docs/performance.md
+bench: ## the benchmarks; see docs/reading.md
 	./scripts/bench
 
 $(GOLANGCI):
