@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -88,16 +89,19 @@ func (s *spending) sample(r bucket.Requests, now time.Time) {
 	}
 }
 
-// perHour is the rate since the oldest sample; nothing before there was time
-// to measure one.
+// perHour is what was asked within the last hour, or since the start when that
+// is less: a count, never an extrapolation of the first busy seconds.
 func (s *spending) perHour(r bucket.Requests, now time.Time) map[string]float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.samples) == 0 || now.Sub(s.samples[0].at) < 10*time.Second {
+	if len(s.samples) == 0 {
 		return nil
 	}
 	d := r.Since(s.samples[0].what)
-	hours := now.Sub(s.samples[0].at).Hours()
-	rate := func(n int64) float64 { return float64(int64(float64(n)/hours + 0.5)) }
+	share := 1.0 // of the samples' time that lies within the hour
+	if over := now.Sub(s.samples[0].at); over > time.Hour {
+		share = float64(time.Hour) / float64(over)
+	}
+	rate := func(n int64) float64 { return math.Round(float64(n) * share) }
 	return map[string]float64{"get": rate(d.Get), "head": rate(d.Head), "list": rate(d.List), "put": rate(d.Put), "delete": rate(d.Delete)}
 }

@@ -51,7 +51,8 @@ type Health struct {
 	CannotKeep string `json:"cannot_keep"` // what cannot be recorded for lack of rights
 	BucketID   string `json:"bucket_id"`   // incarnation in region.json
 	BucketWhy  string `json:"bucket_why"`  // why BucketID is empty
-	// Spend is requests per hour by class: get, head, list, put, delete.
+	// Spend is the requests of the last hour, since the start when that is
+	// shorter, by class: get, head, list, put, delete.
 	Spend  map[string]float64 `json:"requests_per_hour"`
 	Budget float64            `json:"budget"` // requests per hour allowed
 }

@@ -91,7 +91,7 @@ type Region struct {
 	Placements      uint64             `json:"placements"`
 	Missing         uint64             `json:"missing"`
 	Revision        string             `json:"revision,omitempty"`
-	RequestsPerHour map[string]float64 `json:"requests_per_hour,omitempty" doc:"What the agent spends on its bucket, by class."`
+	RequestsPerHour map[string]float64 `json:"requests_per_hour,omitempty" doc:"What the agent asked of its bucket in the last hour, by class; since its start when that is shorter."`
 	RequestBudget   float64            `json:"request_budget,omitempty" doc:"Requests per hour it may spend."`
 }
 
