@@ -231,7 +231,7 @@ func TestEveryDatabaseReadsBackAsTheRealCoreReadIt(t *testing.T) {
 	rows, merged := 0, 0
 	for _, d := range databases(t) {
 		t.Run(d.name, func(t *testing.T) {
-			r, s := d.open(t, slatedb.ReaderOptions{})
+			r, _ := d.open(t, slatedb.ReaderOptions{})
 			got := scan(t, r, nil, nil)
 			for i := range min(len(got), len(d.rows)) {
 				if m := d.mismatch(&d.rows[i], &got[i]); m != "" {
@@ -247,7 +247,7 @@ func TestEveryDatabaseReadsBackAsTheRealCoreReadIt(t *testing.T) {
 			rows += len(got)
 
 			// A fresh reader, so that nothing is in memory.
-			r, s = d.open(t, slatedb.ReaderOptions{})
+			r, s := d.open(t, slatedb.ReaderOptions{})
 			for i := range d.rows {
 				e, err := r.Get(t.Context(), d.rows[i].key)
 				if err != nil {

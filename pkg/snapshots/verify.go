@@ -268,7 +268,7 @@ func (s *Snapshot) settle(p Partition) {
 		return
 	}
 	if s.meta != nil {
-		why := ""
+		var why string
 		if s.meta.broken != nil {
 			why = s.meta.broken.Error()
 		} else {
