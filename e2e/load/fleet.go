@@ -106,8 +106,9 @@ func (f *Fleet) fresh(r, i int) slot {
 		position: f.o.Epoch<<16 + h%(1<<16), manifest: f.o.Epoch<<8 + h>>16%200, epoch: 1 + h>>24%50, wal: f.o.Epoch<<8 + h>>32%256,
 		seen: catalog.SeenLive,
 	}
-	// Sizes from kilobytes to terabytes, as many of each magnitude.
-	s.bytes = 1<<(10+h>>40%30) + h>>20%1024
+	// Sizes from kilobytes to a terabyte, as many of each magnitude.
+	magnitude := uint64(1) << (10 + h>>40%30)
+	s.bytes = magnitude + mix(h)%magnitude
 	return s
 }
 
@@ -138,42 +139,75 @@ func (f *Fleet) Next() Change {
 	r := f.rng.IntN(len(f.regions))
 	reg := &f.regions[r]
 	p := f.rng.IntN(1000)
-	if p >= 995 || p >= 990 && len(reg.missing)*2 > len(reg.slots) {
-		i := f.make(r)
-		return f.change(r, i, Made)
+	full := len(reg.slots) >= f.o.Slates+f.o.Slates/20+10
+	if canMake := !full || len(reg.missing) > 0; canMake && (p >= 995 || p >= 990 && len(reg.missing)*2 > len(reg.slots)) {
+		return f.change(r, f.make(r, full), Made)
 	}
-	i := f.rng.IntN(len(reg.slots))
-	for reg.slots[i].seen != catalog.SeenLive {
-		if i++; i == len(reg.slots) {
-			i = 0 // the first slate of a region is never deleted
-		}
-	}
-	s := &reg.slots[i]
+	i := f.liveFrom(r, f.rng.IntN(len(reg.slots)))
 	switch {
 	case p >= 990 && i > 0:
-		s.seen = catalog.SeenMissing
+		reg.slots[i].seen = catalog.SeenMissing
 		reg.missing = append(reg.missing, int32(i))
 		return f.change(r, i, Deleted)
 	case p >= 900:
-		s.manifest += 1 + f.rng.Uint64N(3)
-		s.epoch++
-		s.position += 1 + f.rng.Uint64N(1000)
-		s.wal++
-		// A new manifest names other tables: between two thirds and four thirds
-		// of what it was.
-		s.bytes = max(1024, s.bytes*2/3+f.rng.Uint64N(s.bytes*2/3+1))
-		return f.change(r, i, Taken)
+		return f.take(r, i)
 	}
+	return f.move(r, i)
+}
+
+// NextMoved is a change that is only a new position, NextTaken one that is a
+// new manifest by a new writer: for measuring the two apart.
+func (f *Fleet) NextMoved() Change {
+	r, i := f.anyLive()
+	return f.move(r, i)
+}
+
+// NextTaken see [Fleet.NextMoved].
+func (f *Fleet) NextTaken() Change {
+	r, i := f.anyLive()
+	return f.take(r, i)
+}
+
+func (f *Fleet) anyLive() (r, i int) {
+	r = f.rng.IntN(len(f.regions))
+	return r, f.liveFrom(r, f.rng.IntN(len(f.regions[r].slots)))
+}
+
+// liveFrom is the first live slate from the i-th on.
+func (f *Fleet) liveFrom(r, i int) int {
+	slots := f.regions[r].slots
+	for slots[i].seen != catalog.SeenLive {
+		if i++; i == len(slots) {
+			i = 0 // the first slate of a region is never deleted
+		}
+	}
+	return i
+}
+
+func (f *Fleet) take(r, i int) Change {
+	s := &f.regions[r].slots[i]
+	s.manifest += 1 + f.rng.Uint64N(3)
+	s.epoch++
+	s.position += 1 + f.rng.Uint64N(1000)
+	s.wal++
+	// A new manifest names other tables: between two thirds and four thirds of
+	// what it was.
+	s.bytes = max(1024, s.bytes*2/3+f.rng.Uint64N(s.bytes*2/3+1))
+	return f.change(r, i, Taken)
+}
+
+func (f *Fleet) move(r, i int) Change {
+	s := &f.regions[r].slots[i]
 	s.position += 1 + f.rng.Uint64N(1000)
 	s.wal++
 	return f.change(r, i, Moved)
 }
 
 // make brings a slate into being: half of them where one was deleted, with a
-// new incarnation, the others at a new root while there are not too many.
-func (f *Fleet) make(r int) int {
+// new incarnation, the others at a new root; all where one was when it is full.
+func (f *Fleet) make(r int, full bool) int {
 	reg := &f.regions[r]
-	if n := len(reg.missing); n > 0 && (f.rng.IntN(2) == 0 || len(reg.slots) >= f.o.Slates+f.o.Slates/20+10) {
+	if n := len(reg.missing); n > 0 && (full || f.rng.IntN(2) == 0) {
 		k := f.rng.IntN(n)
 		i := int(reg.missing[k])
 		reg.missing[k] = reg.missing[n-1]
@@ -182,9 +216,6 @@ func (f *Fleet) make(r int) int {
 		s.life, s.position = reg.slots[i].life+1, reg.slots[i].position+1
 		reg.slots[i] = s
 		return i
-	}
-	if len(reg.slots) >= f.o.Slates+f.o.Slates/20+10 {
-		return 0 // nothing is missing: the first one again, as if it were made anew
 	}
 	reg.slots = append(reg.slots, f.fresh(r, len(reg.slots)))
 	return len(reg.slots) - 1
