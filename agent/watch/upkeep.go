@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -79,6 +80,15 @@ func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 	}
+	if err := d.keepPoints(ctx, holds); err != nil {
+		return 0, err
+	}
+	if _, told := d.w.Progress(); !told {
+		// Until everything was looked at once, what the budget has left goes
+		// to finding the other slates: the inventory comes first.
+		d.tellFindings()
+		return min(next, 5*d.w.o.Poll), nil
+	}
 	if compactor && moved.After(c.compactionsAt) {
 		if wait := compactionsEvery - now.Sub(c.compactionsAt); wait > 0 && !c.compactionsAt.IsZero() {
 			next = min(next, wait)
@@ -91,20 +101,21 @@ func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 	}
-	if err := d.keepPoints(ctx, holds); err != nil {
-		return 0, err
-	}
 	if age := now.Sub(c.listedAt); age >= listQuietEvery || age >= listEvery && moved.After(c.listedAt) {
 		if err := d.measure(ctx, d.root+"/"); err != nil {
 			return 0, err
 		}
 		c.listedAt = now
 	}
-	d.mu.Lock()
-	notes := append(append([]catalog.Finding{}, d.walNotes...), c.boundaryNotes...)
-	d.mu.Unlock()
-	d.setFindings(append(notes, c.verifyNotes...))
+	d.tellFindings()
 	return next, nil
+}
+
+func (d *database) tellFindings() {
+	d.mu.Lock()
+	notes := slices.Concat(d.walNotes, d.care.boundaryNotes, d.care.verifyNotes)
+	d.mu.Unlock()
+	d.setFindings(notes)
 }
 
 // measure lists everything below a prefix for its sizes.
