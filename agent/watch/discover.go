@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -153,11 +154,14 @@ func (p *pass) recognise(ctx context.Context, root string, objects []bucket.Obje
 	for _, f := range folders {
 		subs = append(subs, path.Base(f))
 	}
-	for _, sub := range subs {
-		if sub == "manifest" {
-			if some, err := p.hasManifest(ctx, root); some || err != nil {
-				return layoutDatabase, err
-			}
+	if slices.Contains(subs, "manifest") {
+		// With a WAL or tables beside it this is a database, or was one: the
+		// first look lists its manifests anyway. Else one more listing tells.
+		if slices.Contains(subs, "wal") || slices.Contains(subs, "compacted") {
+			return layoutDatabase, nil
+		}
+		if some, err := p.hasManifest(ctx, root); some || err != nil {
+			return layoutDatabase, err
 		}
 	}
 	if snapshots.IsPartition(path.Base(root), subs, names) {

@@ -195,15 +195,16 @@ func measureSize(ctx context.Context, o options, n int) (*Report, error) {
 		rows, steps := n, o.steps
 		switch name {
 		case "quarry":
-			hub, err = newQuarry(at, regionNames)
-			s = hub
+			if hub, err = newQuarry(at, regionNames); err == nil {
+				s = hub
+			}
 		case "postgresql":
 			s, err = newPostgres(ctx, at)
 		case "redis":
 			s, err = newRedis(ctx, at)
 		case "crd":
 			s, err = newKube(ctx, at, o.kube)
-			rows, steps = min(n, o.kubeN), 500
+			rows, steps = min(n, o.kubeN), min(o.steps, 1000)
 		}
 		if isAbsent(err) {
 			progress("SKIPPED: %v", err)
@@ -262,7 +263,11 @@ func measureSize(ctx context.Context, o options, n int) (*Report, error) {
 		if err != nil {
 			return nil, fmt.Errorf("restart the hub: %w", err)
 		}
-		all[0].res.Restart = took.Seconds()
+		for _, c := range all {
+			if c.system == system(hub) {
+				c.res.Restart = took.Seconds()
+			}
+		}
 	}
 	rep.LoadAfter = loadAverage()
 	return rep, nil

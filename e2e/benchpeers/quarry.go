@@ -182,9 +182,9 @@ type item struct {
 	Incarnation, Lineage              string
 	PositionDomain                    string `json:"position_domain"`
 	Position, Bytes                   uint64
-	ManifestID                        *uint64 `json:"manifest_id"`
-	WriterEpoch                       *uint64 `json:"writer_epoch"`
-	WALTail                           *uint64 `json:"wal_tail_id"`
+	ManifestID                        *uint64 `json:"manifest_id,omitempty"`
+	WriterEpoch                       *uint64 `json:"writer_epoch,omitempty"`
+	WALTail                           *uint64 `json:"wal_tail_id,omitempty"`
 }
 
 func (s *quarrySystem) ask(ctx context.Context, q *query) (answer, error) {

@@ -246,6 +246,10 @@ func (f *Fleet) Facts(r int) iter.Seq[catalog.Fact] {
 // Regions are the names, in order.
 func (f *Fleet) Regions() []string { return f.o.Regions }
 
+// Count is how many slates a region has, missing ones too; Row takes numbers
+// below it.
+func (f *Fleet) Count(r int) int { return len(f.regions[r].slots) }
+
 // Size is how many placements there are, missing ones too.
 func (f *Fleet) Size() int {
 	n := 0
