@@ -60,6 +60,41 @@ func TestAQuietSlateCostsOneGetALookAndNoListing(t *testing.T) {
 	})
 }
 
+// Ten thousand databases took ten minutes to be shown, because sizes and
+// compactions were read, and manifests listed twice, before the first look
+// was told complete. Now until then a database costs three listings (its
+// folder, its manifests, its WAL), its newest manifest, and its record.
+func TestTheFirstLookAsksForNothingThatCanWait(t *testing.T) {
+	story(t, func(t *testing.T, r *region) {
+		const n = 50
+		for i := range n {
+			r.put("0.17.0/fresh/db", fmt.Sprintf("dbs/%02d", i))
+		}
+		b, faults := faulty.New(r.b)
+		r.b = b
+		r.o.Budget = 3600 * 4 // so slow that the order of requests shows
+		defer r.start()()
+		for !r.hub.isReady() {
+			wait(100 * time.Millisecond)
+		}
+		asked := map[string]int{}
+		for _, c := range faults.Calls() {
+			if strings.HasPrefix(c.Key, "dbs/") && c.Key != "dbs/" || strings.HasPrefix(c.Key, catalog.IncarnationsPrefix+"dbs") {
+				asked[fmt.Sprint(c.Method)]++
+			}
+		}
+		if lists := asked[fmt.Sprint(bucket.List)]; lists > 3*n+5 {
+			t.Errorf("%d listings for %d databases before the first look was complete: %v", lists, n, asked)
+		}
+		if gets := asked[fmt.Sprint(bucket.Get)]; gets > 3*n {
+			t.Errorf("%d gets for %d databases before the first look was complete: %v", gets, n, asked)
+		}
+		if asked[fmt.Sprint(bucket.List)] < n {
+			t.Fatalf("the calls are not counted: %v", asked)
+		}
+	})
+}
+
 // A budget that is far too small is kept all the same, everything is looked at
 // in its turn, and the reason is told.
 func TestATooSmallBudgetIsKeptAndSaid(t *testing.T) {

@@ -96,6 +96,12 @@ func (h *hub) Ready() {
 	h.ready = true
 }
 
+func (h *hub) isReady() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ready
+}
+
 func (h *hub) HubBucket() (string, bool, <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
