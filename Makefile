@@ -11,7 +11,7 @@ BUF      := $(TOOLS)/buf-1.70.0/buf
 GENGO    := $(TOOLS)/protoc-gen-go-1.36.12/protoc-gen-go
 GENGRPC  := $(TOOLS)/protoc-gen-go-grpc-1.6.2/protoc-gen-go-grpc
 
-.PHONY: build test race e2e soak demo proto lint fuzz-short bench clean help
+.PHONY: build test race e2e soak demo proto lint fuzz-short bench bench-peers clean help
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -46,6 +46,9 @@ fuzz-short: ## every decoder's fuzz target, five minutes in all
 
 bench: ## the benchmarks; see docs/reading.md
 	./scripts/bench
+
+bench-peers: ## the same work on PostgreSQL, Redis and a CRD, in one run
+	./scripts/bench-peers $(ARGS)
 
 $(GOLANGCI):
 	GOBIN=$(dir $@) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -74,7 +75,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	o := options{command: "scripts/bench-peers " + strings.Join(os.Args[1:], " ")}
+	o := options{command: cmp.Or(os.Getenv("BENCH_COMMAND"), "bench-peers "+strings.Join(os.Args[1:], " "))}
 	var sizes, only string
 	flag.StringVar(&sizes, "sizes", "100000", "placements, several with commas: 10000,100000,1000000")
 	flag.IntVar(&o.rounds, "rounds", 3, "how often every system has its turn")

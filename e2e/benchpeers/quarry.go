@@ -177,14 +177,20 @@ func (s *quarrySystem) get(ctx context.Context, path string, v url.Values, into 
 
 // item is a row as the API gives it: the columns all systems have.
 type item struct {
-	Region, Slate, Kind, State, Owner string
-	Labels                            map[string]string
-	Incarnation, Lineage              string
-	PositionDomain                    string `json:"position_domain"`
-	Position, Bytes                   uint64
-	ManifestID                        *uint64 `json:"manifest_id,omitempty"`
-	WriterEpoch                       *uint64 `json:"writer_epoch,omitempty"`
-	WALTail                           *uint64 `json:"wal_tail_id,omitempty"`
+	Region         string            `json:"region"`
+	Slate          string            `json:"slate"`
+	Kind           string            `json:"kind"`
+	State          string            `json:"state"`
+	Owner          string            `json:"owner,omitempty"`
+	Labels         map[string]string `json:"labels,omitempty"`
+	Incarnation    string            `json:"incarnation"`
+	Lineage        string            `json:"lineage"`
+	PositionDomain string            `json:"position_domain"`
+	Position       uint64            `json:"position"`
+	Bytes          uint64            `json:"bytes"`
+	ManifestID     *uint64           `json:"manifest_id,omitempty"`
+	WriterEpoch    *uint64           `json:"writer_epoch,omitempty"`
+	WALTail        *uint64           `json:"wal_tail_id,omitempty"`
 }
 
 func (s *quarrySystem) ask(ctx context.Context, q *query) (answer, error) {

@@ -146,34 +146,44 @@ func (a answer) hash(q *query) string {
 	return hex.EncodeToString(h[:8])
 }
 
-// scan answers a query the plain way.
-func scan(all iter.Seq[load.Row], q *query) answer {
-	var rows []*load.Row
-	groups := map[string][2]uint64{}
+// scan answers one query the plain way.
+func scan(all iter.Seq[load.Row], q *query) answer { return scanAll(all, []*query{q})[0] }
+
+// scanAll answers queries in one look at all rows.
+func scanAll(all iter.Seq[load.Row], queries []*query) []answer {
+	rows := make([][]*load.Row, len(queries))
+	groups := make([]map[string][2]uint64, len(queries))
 	for row := range all {
-		if !q.match(&row) {
-			continue
+		for k, q := range queries {
+			switch {
+			case !q.match(&row):
+			case q.group != nil:
+				if groups[k] == nil {
+					groups[k] = map[string][2]uint64{}
+				}
+				g := q.group(&row)
+				c := groups[k][g]
+				groups[k][g] = [2]uint64{c[0] + 1, c[1] + row.Bytes}
+			default:
+				rows[k] = append(rows[k], &row)
+			}
 		}
-		if q.group != nil {
-			g := q.group(&row)
-			c := groups[g]
-			groups[g] = [2]uint64{c[0] + 1, c[1] + row.Bytes}
-			continue
+	}
+	out := make([]answer, len(queries))
+	for k, q := range queries {
+		for g, c := range groups[k] {
+			out[k] = append(out[k], groupLine(g, c[0], c[1]))
 		}
-		rows = append(rows, &row)
-	}
-	var out answer
-	for g, c := range groups {
-		out = append(out, groupLine(g, c[0], c[1]))
-	}
-	slices.SortFunc(rows, func(a, b *load.Row) int {
-		return cmp.Or(q.less(a, b), cmp.Compare(a.Slate, b.Slate), cmp.Compare(a.Region, b.Region))
-	})
-	if q.second {
-		rows = rows[min(pageSize, len(rows)):]
-	}
-	for _, r := range rows[:min(pageSize, len(rows))] {
-		out = append(out, r.Key())
+		slices.SortFunc(rows[k], func(a, b *load.Row) int {
+			return cmp.Or(q.less(a, b), cmp.Compare(a.Slate, b.Slate), cmp.Compare(a.Region, b.Region))
+		})
+		page := rows[k]
+		if q.second {
+			page = page[min(pageSize, len(page)):]
+		}
+		for _, r := range page[:min(pageSize, len(page))] {
+			out[k] = append(out[k], r.Key())
+		}
 	}
 	return out
 }
