@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,11 +58,15 @@ func renderDocs(page, results string) error {
 	var out bytes.Buffer
 	out.WriteString(before + measuredBegin + "\n")
 	fmt.Fprint(&out, "\n### Growth\n\n")
-	for _, c := range charts(reports) {
+	pictures := charts(reports)
+	for _, c := range pictures {
 		if err := os.WriteFile(filepath.Join(folder, c.file), c.svg(), 0o644); err != nil {
 			return err
 		}
 		fmt.Fprintf(&out, "![%s](%s/%s)\n", c.title, filepath.Base(folder), c.file)
+	}
+	if len(reports) > 1 {
+		exponents(pictures).markdown(&out)
 	}
 	for _, r := range slices.Backward(reports) {
 		fmt.Fprintf(&out, "\n### %s placements\n\n%s; `%s`, seed %d; %s; load average before %s, after %s.\n",
@@ -77,6 +82,37 @@ func renderDocs(page, results string) error {
 	}
 	out.WriteString("\n" + measuredEnd + after)
 	return os.WriteFile(page, out.Bytes(), 0o644)
+}
+
+// exponents say how each cost grows: 0 not at all, 1 with the number of
+// placements.
+func exponents(pictures []*chart) *grid {
+	g := &grid{title: "Exponent of growth (slope in log–log, least squares): 0 is not at all, 1 is with the number of placements",
+		head: []string{"cost", "Quarry", "PostgreSQL", "Redis"}}
+	for _, c := range pictures {
+		cells := []string{c.title}
+		for _, name := range g.head[1:] {
+			cell := "–"
+			for _, l := range c.lines {
+				if l.name == name && len(l.points) > 1 {
+					cell = fmt.Sprintf("%.2f", l.slope())
+				}
+			}
+			cells = append(cells, cell)
+		}
+		g.add(cells...)
+	}
+	return g
+}
+
+// slope of the line that fits best, in log–log.
+func (l *line) slope() float64 {
+	var n, sx, sy, sxx, sxy float64
+	for _, p := range l.points {
+		x, y := math.Log(p[0]), math.Log(p[1])
+		n, sx, sy, sxx, sxy = n+1, sx+x, sy+y, sxx+x*x, sxy+x*y
+	}
+	return (n*sxy - sx*sy) / (n*sxx - sx*sx)
 }
 
 func thousands(n int) string {

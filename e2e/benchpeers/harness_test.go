@@ -126,6 +126,9 @@ func TestPicturesAreWellFormed(t *testing.T) {
 			c.point(n, size, 3.5*float64(i+1)*size/1e4)
 		}
 	}
+	if s := c.lines[0].slope(); s < .999 || s > 1.001 {
+		t.Errorf("what grows with the size has the exponent %g", s)
+	}
 	d := xml.NewDecoder(bytes.NewReader(c.svg()))
 	texts := 0
 	for {
