@@ -1,10 +1,10 @@
-// Package sst reads SlateDB's sorted string tables: the footer, the index, the
-// filters, the statistics and the data blocks of both block formats with all
-// five compressions. It never writes and knows nothing of databases; WAL
-// objects have the same layout and are read by package wal.
+// Package sst reads and writes SlateDB's sorted string tables: the footer, the
+// index, the filters, the statistics and the data blocks of both block formats
+// with all five compressions. It knows nothing of databases; WAL objects have
+// the same layout, and package wal knows them.
 //
-// Begin with [NewTable] for a table in an object store, read in ranges, or
-// with [Whole] for one in memory. Whatever the bytes, the answer is a value or
+// Begin with [NewTable] for a table in an object store, read in ranges, with
+// [Whole] for one in memory, or with [NewWriter] to make one. Whatever the bytes, the answer is a value or
 // an error that names the part and its offset, never a panic, and memory stays
 // within [MaxPart] for each part. Format: shared notes "SlateDB on-disk
 // format", §3.

@@ -1,9 +1,9 @@
-// Package wal reads the objects of SlateDB's write-ahead log. Each holds whole
+// Package wal reads and writes the objects of SlateDB's write-ahead log. Each holds whole
 // batches in the order they were committed, and their ids have no gaps; an
 // object without rows, of any form, is a fence: it takes an id so that an
 // older writer cannot. The package is pure: bytes in, rows or an error out.
 //
-// Begin with [Decode]. Format: shared notes "SlateDB on-disk format", §4.
+// Begin with [Decode] and [Encode]. Format: shared notes "SlateDB on-disk format", §4.
 package wal
 
 import (
@@ -108,4 +108,11 @@ func Check(after, last uint64, ids []uint64) error {
 		return &Hole{ID: want, Last: last}
 	}
 	return nil
+}
+
+// Encode makes the object of rows, which are whole batches in commit order:
+// those of one batch share a sequence number and stand in the order of their
+// keys. No rows make a fence. See [sst.EncodeWAL] for the mark.
+func Encode(rows []sst.Row, codec int8, mark [16]byte) ([]byte, error) {
+	return sst.EncodeWAL(rows, codec, mark)
 }
