@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log"
 	"os"
 	"os/signal"
 	"strings"
@@ -94,6 +95,9 @@ type app struct {
 func Execute(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// Libraries speak to the standard logger of things nobody here can act on
+	// (net/http of an answer it did not expect); what we say goes by other ways.
+	log.SetOutput(io.Discard)
 	a := &app{out: os.Stdout, err: os.Stderr, in: os.Stdin}
 	return a.run(ctx, args)
 }

@@ -88,6 +88,7 @@ func TestASlowHubGetsTheNewestAndNotTheHistory(t *testing.T) {
 			return ctx.Err()
 		}
 	}
+	m.beat = 400 * time.Millisecond // a busy machine must not look like a dead peer
 	h := startHub(t, m, "127.0.0.1:0")
 	r, _ := startAgent(t, options(h.addr))
 	r.Set(place("a", 0))
