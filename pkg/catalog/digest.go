@@ -24,21 +24,49 @@ type Sum struct {
 // that a withdrawn or unsendable record never sums like a value.
 func NewSum(kind uint32, key string, counter uint64, flavor byte, value []byte) Sum {
 	h := sha256.New()
-	var b [16]byte
-	// Every part has its length before it: ("ab","c") and ("a","bc") differ.
-	binary.BigEndian.PutUint64(b[:], uint64(kind))
-	binary.BigEndian.PutUint64(b[8:], uint64(len(key)))
-	h.Write(b[:])
-	h.Write([]byte(key))
-	var at [sha256.Size]byte
-	h.Sum(at[:0])
-	binary.BigEndian.PutUint64(b[:], counter)
-	binary.BigEndian.PutUint64(b[8:], uint64(len(value))<<8|uint64(flavor))
-	h.Write(b[:])
-	h.Write(value)
+	// On the stack: what fits is hashed in one call, keys are short.
+	var b [128]byte
+	head := appendKey(b[:0], kind, key)
+	h.Write(head)
 	var sum [sha256.Size]byte
 	h.Sum(sum[:0])
-	return Sum{Bucket: at[0], Hi: binary.BigEndian.Uint64(sum[:]), Lo: binary.BigEndian.Uint64(sum[8:])}
+	bucket := sum[0]
+	binary.BigEndian.PutUint64(b[:], counter)
+	binary.BigEndian.PutUint64(b[8:], uint64(len(value))<<8|uint64(flavor))
+	h.Write(b[:16])
+	h.Write(value)
+	h.Sum(sum[:0])
+	return Sum{Bucket: bucket, Hi: binary.BigEndian.Uint64(sum[:]), Lo: binary.BigEndian.Uint64(sum[8:])}
+}
+
+// BucketOf is the bucket that a record's sum falls into, whatever its value.
+func BucketOf(kind uint32, key string) uint8 {
+	var b [128]byte
+	sum := sha256.Sum256(appendKey(b[:0], kind, key))
+	return sum[0]
+}
+
+// appendKey appends kind and key, every part with its length before it: ("ab",
+// "c") and ("a","bc") differ.
+func appendKey(b []byte, kind uint32, key string) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(kind))
+	b = binary.BigEndian.AppendUint64(b, uint64(len(key)))
+	return append(b, key...)
+}
+
+// Moved is the sum of a record after a [Move] to counter: packed is the move as
+// it travelled, without ordinal and step. Both ends chain it over what was
+// sent, so that they agree only when no move between two whole records was
+// lost or changed; a whole record begins a new chain. It allocates nothing.
+func (s Sum) Moved(counter uint64, packed []byte) Sum {
+	const head = 24
+	var b [head + MaxPacked]byte
+	binary.BigEndian.PutUint64(b[:], s.Hi)
+	binary.BigEndian.PutUint64(b[8:], s.Lo)
+	binary.BigEndian.PutUint64(b[16:], counter)
+	n := head + copy(b[head:], packed)
+	sum := sha256.Sum256(b[:n])
+	return Sum{Bucket: s.Bucket, Hi: binary.BigEndian.Uint64(sum[:]), Lo: binary.BigEndian.Uint64(sum[8:])}
 }
 
 // Digest is an order-independent fingerprint of a set of records: each bucket

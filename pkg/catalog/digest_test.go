@@ -62,3 +62,41 @@ func TestSumsTellRecordsApart(t *testing.T) {
 		t.Error("the bucket depends on more than kind and key")
 	}
 }
+
+// A moved record's sum depends on all that was sent since it was whole, and
+// stays in its bucket.
+func TestMovesChain(t *testing.T) {
+	whole := NewSum(1, "dbs/a", 7, 0, []byte("value"))
+	if whole.Bucket != BucketOf(1, "dbs/a") {
+		t.Error("the bucket goes by kind and key alone")
+	}
+	a, b := whole.Moved(8, []byte{1}).Moved(9, []byte{2}), whole.Moved(9, []byte{2})
+	if a == b || a.Bucket != whole.Bucket || a != whole.Moved(8, []byte{1}).Moved(9, []byte{2}) {
+		t.Errorf("%v and %v", a, b)
+	}
+	if whole.Moved(8, []byte{1}) == whole.Moved(9, []byte{1}) || whole.Moved(8, nil) == whole.Moved(8, []byte{0}) {
+		t.Error("another move, the same sum")
+	}
+	long := make([]byte, MaxPacked)
+	if n := testing.AllocsPerRun(100, func() { whole = whole.Moved(8, long[:30]) }); n > 0 {
+		t.Errorf("%v allocations a move", n)
+	}
+}
+
+func BenchmarkMoved(b *testing.B) {
+	s, packed := NewSum(1, "dbs/a", 7, 0, []byte("value")), make([]byte, 30)
+	b.ReportAllocs()
+	n := uint64(0)
+	for b.Loop() {
+		n++
+		s = s.Moved(n, packed)
+	}
+}
+
+func BenchmarkNewSum(b *testing.B) {
+	value := make([]byte, 300)
+	b.ReportAllocs()
+	for b.Loop() {
+		NewSum(1, "prod/commerce/orders-0001", 7, 0, value)
+	}
+}

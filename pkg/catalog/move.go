@@ -9,6 +9,10 @@ var MoveFields = [...]string{
 	"bytes", "listed_bytes", "listed_objects", "backlog",
 }
 
+// MaxPacked bounds a packed move, in bytes: two masks and 32 numbers, for
+// newer agents may send fields that this hub does not know.
+const MaxPacked = 5 + 5 + 32*10
+
 // Move says which numbers of a placement changed since the agent last told of
 // it in the same session; everything else is as it was.
 type Move struct {
@@ -17,30 +21,12 @@ type Move struct {
 	Ordinal uint32
 	// Counter is that of the record's new revision.
 	Counter uint64
-	// Mask has the bits of the fields that changed, Null those of them that
-	// are no longer known.
+	// Mask has the bits of the fields that are told, Null those of them that
+	// are not known any more. Bits beyond MoveFields are never set.
 	Mask, Null uint32
 	// Values are by field; only those in Mask and not in Null count.
 	Values [len(MoveFields)]uint64
-	// Packed is the move as it travelled, without its ordinal: what [Sum.Moved] takes.
+	// Packed is the move as it travelled, without ordinal and step: what
+	// [Sum.Moved] takes. At most MaxPacked bytes.
 	Packed []byte
-}
-
-// Moved is the sum of a record after a move. Both sides chain it over what
-// travelled: a whole record begins a new chain.
-func (s Sum) Moved(counter uint64, packed []byte) Sum {
-	next := NewSum(0, "", counter, byte(s.Bucket), append(binarySum(s), packed...))
-	next.Bucket = s.Bucket
-	return next
-}
-
-func binarySum(s Sum) []byte {
-	b := make([]byte, 0, 64)
-	for i := 56; i >= 0; i -= 8 {
-		b = append(b, byte(s.Hi>>i))
-	}
-	for i := 56; i >= 0; i -= 8 {
-		b = append(b, byte(s.Lo>>i))
-	}
-	return b
 }
