@@ -43,13 +43,22 @@ func (c *checker) id(field, v string) string {
 	if len(v) > maxName {
 		c.err = fmt.Errorf("%s: %d bytes, at most %d: %w", field, len(v), maxName, catalog.ErrInvalid)
 	}
-	for _, r := range v {
-		if r < 0x20 || r == 0x7f {
-			c.err = fmt.Errorf("%s %.100q: printable UTF-8 only: %w", field, v, catalog.ErrInvalid)
-			break
-		}
+	if !printable(v) {
+		c.err = fmt.Errorf("%s %.100q: printable UTF-8 only: %w", field, v, catalog.ErrInvalid)
 	}
 	return v
+}
+
+func printable(v string) bool {
+	for i := range len(v) {
+		switch b := v[i]; {
+		case b < 0x20 || b == 0x7f:
+			return false
+		case b >= utf8.RuneSelf:
+			return utf8.ValidString(v[i:]) && !strings.ContainsFunc(v[i:], func(r rune) bool { return r < 0x20 || r == 0x7f })
+		}
+	}
+	return true
 }
 
 // text reads something for people to read.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sort"
 
 	"google.golang.org/protobuf/proto"
 
@@ -66,23 +65,17 @@ func marshalChecked(f catalog.Fact, m proto.Message) ([]byte, error) {
 	return b, nil
 }
 
-// encodeSighting leaves out checkpoints until the record fits.
+// encodeSighting gives the whole value of a placement.
 func encodeSighting(f catalog.Fact) ([]byte, error) {
-	const room = MaxRecord - MaxKey - 64
-	m := fromSighting(f.Sighting)
-	if proto.Size(m) > room {
-		all, more := m.Checkpoints, m.MoreCheckpoints
-		// fits says whether the record fits with the first n checkpoints.
-		fits := func(n int) bool {
-			m.Checkpoints, m.MoreCheckpoints = all[:n], more+uint64(len(all)-n)
-			return proto.Size(m) <= room
-		}
-		if !fits(0) {
-			return nil, fmt.Errorf("%d bytes without its checkpoints, at most %d travel: %w", proto.Size(m), room, catalog.ErrInvalid)
-		}
-		fits(sort.Search(len(all), func(n int) bool { return !fits(n + 1) }))
+	if err := CheckSighting(f.Key, f.Sighting); err != nil {
+		return nil, err
 	}
-	return marshalChecked(f, m)
+	b, err := AppendStill(make([]byte, 0, 512), f.Sighting)
+	if err != nil {
+		return nil, err
+	}
+	n := NumbersOf(f.Sighting)
+	return n.Append(b), nil
 }
 
 // decodeValue reads value into f by f.Kind and checks it, also against f.Key.
@@ -96,11 +89,14 @@ func decodeValue(f *catalog.Fact, value []byte) error {
 	var c checker
 	switch f.Kind {
 	case catalog.FactPlacement:
-		m := new(quarryv1.Sighting)
-		if err := read(m); err != nil {
-			return err
+		if f.Sighting = quickSighting(value, f.Key); f.Sighting == nil {
+			m := new(quarryv1.Sighting)
+			if err := read(m); err != nil {
+				return err
+			}
+			f.Sighting = c.sighting(m)
 		}
-		f.Sighting = c.sighting(m)
+		c.sane(f.Sighting, false)
 	case catalog.FactRestorePoint:
 		m := new(quarryv1.RestorePoint)
 		if err := read(m); err != nil {
@@ -129,9 +125,13 @@ func decodeValue(f *catalog.Fact, value []byte) error {
 		return fmt.Errorf("kind %d cannot travel: %w", f.Kind, catalog.ErrInvalid)
 	}
 	if want := KeyOf(*f); c.err == nil && want != f.Key {
-		c.err = fmt.Errorf("its key is %q, its value's is %q: %w", f.Key, want, catalog.ErrInvalid)
+		c.err = otherKey(f.Key, want)
 	}
 	return c.err
+}
+
+func otherKey(key, want string) error {
+	return fmt.Errorf("its key is %q, its value's is %q: %w", key, want, catalog.ErrInvalid)
 }
 
 func fromRestorePoint(p *catalog.RestorePoint) *quarryv1.RestorePoint {

@@ -19,7 +19,10 @@ import (
 // Versions of the protocol that this build speaks.
 const (
 	MinVersion = 1
-	MaxVersion = 1
+	MaxVersion = 2
+	// Moving is the first version with moves, digests by bucket, repairs and
+	// credit.
+	Moving = 2
 )
 
 // Limits, in bytes.
@@ -146,11 +149,14 @@ func KindName(kind uint32) string {
 	return fmt.Sprintf("kind-%d", kind)
 }
 
-// DecodeFrame reads one frame of an agent. It never panics and keeps nothing
-// of b.
+// DecodeFrame reads one frame of an agent. It never panics. The bytes of the
+// frame's records are those of b.
 func DecodeFrame(b []byte) (*quarryv1.AgentFrame, error) {
 	if len(b) > MaxFrame {
 		return nil, fmt.Errorf("frame of %d bytes, at most %d: %w", len(b), MaxFrame, catalog.ErrInvalid)
+	}
+	if f := quickFrame(b); f != nil {
+		return f, nil
 	}
 	f := new(quarryv1.AgentFrame)
 	if err := proto.Unmarshal(b, f); err != nil {

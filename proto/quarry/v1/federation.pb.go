@@ -39,6 +39,10 @@ type AgentFrame struct {
 	//	*AgentFrame_SnapshotBegin
 	//	*AgentFrame_SnapshotBatch
 	//	*AgentFrame_SnapshotEnd
+	//	*AgentFrame_Digests
+	//	*AgentFrame_RepairBegin
+	//	*AgentFrame_RepairBatch
+	//	*AgentFrame_RepairEnd
 	Body          isAgentFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -149,6 +153,42 @@ func (x *AgentFrame) GetSnapshotEnd() *SnapshotEnd {
 	return nil
 }
 
+func (x *AgentFrame) GetDigests() *Digests {
+	if x != nil {
+		if x, ok := x.Body.(*AgentFrame_Digests); ok {
+			return x.Digests
+		}
+	}
+	return nil
+}
+
+func (x *AgentFrame) GetRepairBegin() *RepairBegin {
+	if x != nil {
+		if x, ok := x.Body.(*AgentFrame_RepairBegin); ok {
+			return x.RepairBegin
+		}
+	}
+	return nil
+}
+
+func (x *AgentFrame) GetRepairBatch() *RepairBatch {
+	if x != nil {
+		if x, ok := x.Body.(*AgentFrame_RepairBatch); ok {
+			return x.RepairBatch
+		}
+	}
+	return nil
+}
+
+func (x *AgentFrame) GetRepairEnd() *RepairEnd {
+	if x != nil {
+		if x, ok := x.Body.(*AgentFrame_RepairEnd); ok {
+			return x.RepairEnd
+		}
+	}
+	return nil
+}
+
 type isAgentFrame_Body interface {
 	isAgentFrame_Body()
 }
@@ -177,6 +217,23 @@ type AgentFrame_SnapshotEnd struct {
 	SnapshotEnd *SnapshotEnd `protobuf:"bytes,8,opt,name=snapshot_end,json=snapshotEnd,proto3,oneof"`
 }
 
+type AgentFrame_Digests struct {
+	// From version 2 on.
+	Digests *Digests `protobuf:"bytes,9,opt,name=digests,proto3,oneof"`
+}
+
+type AgentFrame_RepairBegin struct {
+	RepairBegin *RepairBegin `protobuf:"bytes,10,opt,name=repair_begin,json=repairBegin,proto3,oneof"`
+}
+
+type AgentFrame_RepairBatch struct {
+	RepairBatch *RepairBatch `protobuf:"bytes,11,opt,name=repair_batch,json=repairBatch,proto3,oneof"`
+}
+
+type AgentFrame_RepairEnd struct {
+	RepairEnd *RepairEnd `protobuf:"bytes,12,opt,name=repair_end,json=repairEnd,proto3,oneof"`
+}
+
 func (*AgentFrame_Hello) isAgentFrame_Body() {}
 
 func (*AgentFrame_Beat) isAgentFrame_Body() {}
@@ -189,6 +246,14 @@ func (*AgentFrame_SnapshotBatch) isAgentFrame_Body() {}
 
 func (*AgentFrame_SnapshotEnd) isAgentFrame_Body() {}
 
+func (*AgentFrame_Digests) isAgentFrame_Body() {}
+
+func (*AgentFrame_RepairBegin) isAgentFrame_Body() {}
+
+func (*AgentFrame_RepairBatch) isAgentFrame_Body() {}
+
+func (*AgentFrame_RepairEnd) isAgentFrame_Body() {}
+
 // HubFrame is what the hub says.
 type HubFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -200,6 +265,9 @@ type HubFrame struct {
 	//	*HubFrame_Refuse
 	//	*HubFrame_Quarantined
 	//	*HubFrame_Pulse
+	//	*HubFrame_WantDigests
+	//	*HubFrame_WantBuckets
+	//	*HubFrame_Credit
 	Body          isHubFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -296,6 +364,33 @@ func (x *HubFrame) GetPulse() *Pulse {
 	return nil
 }
 
+func (x *HubFrame) GetWantDigests() *WantDigests {
+	if x != nil {
+		if x, ok := x.Body.(*HubFrame_WantDigests); ok {
+			return x.WantDigests
+		}
+	}
+	return nil
+}
+
+func (x *HubFrame) GetWantBuckets() *WantBuckets {
+	if x != nil {
+		if x, ok := x.Body.(*HubFrame_WantBuckets); ok {
+			return x.WantBuckets
+		}
+	}
+	return nil
+}
+
+func (x *HubFrame) GetCredit() *Credit {
+	if x != nil {
+		if x, ok := x.Body.(*HubFrame_Credit); ok {
+			return x.Credit
+		}
+	}
+	return nil
+}
+
 type isHubFrame_Body interface {
 	isHubFrame_Body()
 }
@@ -324,6 +419,19 @@ type HubFrame_Pulse struct {
 	Pulse *Pulse `protobuf:"bytes,6,opt,name=pulse,proto3,oneof"`
 }
 
+type HubFrame_WantDigests struct {
+	// From version 2 on.
+	WantDigests *WantDigests `protobuf:"bytes,7,opt,name=want_digests,json=wantDigests,proto3,oneof"`
+}
+
+type HubFrame_WantBuckets struct {
+	WantBuckets *WantBuckets `protobuf:"bytes,8,opt,name=want_buckets,json=wantBuckets,proto3,oneof"`
+}
+
+type HubFrame_Credit struct {
+	Credit *Credit `protobuf:"bytes,9,opt,name=credit,proto3,oneof"`
+}
+
 func (*HubFrame_Welcome) isHubFrame_Body() {}
 
 func (*HubFrame_Ack) isHubFrame_Body() {}
@@ -335,6 +443,12 @@ func (*HubFrame_Refuse) isHubFrame_Body() {}
 func (*HubFrame_Quarantined) isHubFrame_Body() {}
 
 func (*HubFrame_Pulse) isHubFrame_Body() {}
+
+func (*HubFrame_WantDigests) isHubFrame_Body() {}
+
+func (*HubFrame_WantBuckets) isHubFrame_Body() {}
+
+func (*HubFrame_Credit) isHubFrame_Body() {}
 
 // Revision orders what one agent process reports.
 type Revision struct {
@@ -408,7 +522,10 @@ type Hello struct {
 	BucketId   string                 `protobuf:"bytes,11,opt,name=bucket_id,json=bucketId,proto3" json:"bucket_id,omitempty"`
 	BucketWhy  string                 `protobuf:"bytes,12,opt,name=bucket_why,json=bucketWhy,proto3" json:"bucket_why,omitempty"`
 	// The highest revision that a hub has acknowledged.
-	Last          *Revision `protobuf:"bytes,13,opt,name=last,proto3" json:"last,omitempty"`
+	Last *Revision `protobuf:"bytes,13,opt,name=last,proto3" json:"last,omitempty"`
+	// How many bytes of frames the hub may have under way, sent and not in a
+	// Beat's taken. 0: as many as it likes.
+	Credit        uint64 `protobuf:"varint,14,opt,name=credit,proto3" json:"credit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -534,6 +651,13 @@ func (x *Hello) GetLast() *Revision {
 	return nil
 }
 
+func (x *Hello) GetCredit() uint64 {
+	if x != nil {
+		return x.Credit
+	}
+	return 0
+}
+
 type Beat struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	BucketId   string                 `protobuf:"bytes,1,opt,name=bucket_id,json=bucketId,proto3" json:"bucket_id,omitempty"`
@@ -544,12 +668,14 @@ type Beat struct {
 	AgentClock *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=agent_clock,json=agentClock,proto3" json:"agent_clock,omitempty"`
 	// Everything up to here has been sent.
 	At *Revision `protobuf:"bytes,7,opt,name=at,proto3" json:"at,omitempty"`
-	// Root of the digest over all facts at that revision, 32 bytes; absent when
-	// it is not known.
+	// Root of the digest over all that was sent up to there, 32 bytes; absent
+	// when it is not known.
 	Digest []byte `protobuf:"bytes,8,opt,name=digest,proto3,oneof" json:"digest,omitempty"`
 	// Requests per hour by class.
-	Spend         map[string]float64 `protobuf:"bytes,9,rep,name=spend,proto3" json:"spend,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
-	Budget        float64            `protobuf:"fixed64,10,opt,name=budget,proto3" json:"budget,omitempty"`
+	Spend  map[string]float64 `protobuf:"bytes,9,rep,name=spend,proto3" json:"spend,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	Budget float64            `protobuf:"fixed64,10,opt,name=budget,proto3" json:"budget,omitempty"`
+	// Bytes of the hub's frames that the agent has taken since the Welcome.
+	Taken         uint64 `protobuf:"varint,11,opt,name=taken,proto3" json:"taken,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -654,6 +780,13 @@ func (x *Beat) GetBudget() float64 {
 	return 0
 }
 
+func (x *Beat) GetTaken() uint64 {
+	if x != nil {
+		return x.Taken
+	}
+	return 0
+}
+
 // Record is one fact. Its value is a serialised message of the kind, so that
 // one that cannot be understood harms nothing else; key and reasons are bytes
 // for the same reason.
@@ -669,7 +802,10 @@ type Record struct {
 	// Why the fact is withdrawn.
 	Gone []byte `protobuf:"bytes,5,opt,name=gone,proto3" json:"gone,omitempty"`
 	// Why the agent holds a fact that it cannot send.
-	Unsendable    []byte `protobuf:"bytes,6,opt,name=unsendable,proto3" json:"unsendable,omitempty"`
+	Unsendable []byte `protobuf:"bytes,6,opt,name=unsendable,proto3" json:"unsendable,omitempty"`
+	// What the agent calls this placement in the moves of this session, dense
+	// from 1; 0: it will not move.
+	Ordinal       uint32 `protobuf:"varint,7,opt,name=ordinal,proto3" json:"ordinal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -746,12 +882,26 @@ func (x *Record) GetUnsendable() []byte {
 	return nil
 }
 
+func (x *Record) GetOrdinal() uint32 {
+	if x != nil {
+		return x.Ordinal
+	}
+	return 0
+}
+
 type Delta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What was sent before; the hub asks for a snapshot when it has not had that.
-	From          *Revision `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	Upto          *Revision `protobuf:"bytes,2,opt,name=upto,proto3" json:"upto,omitempty"`
-	Records       []*Record `protobuf:"bytes,3,rep,name=records,proto3" json:"records,omitempty"`
+	From    *Revision `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	Upto    *Revision `protobuf:"bytes,2,opt,name=upto,proto3" json:"upto,omitempty"`
+	Records []*Record `protobuf:"bytes,3,rep,name=records,proto3" json:"records,omitempty"`
+	// Placements of which only numbers changed since they were sent whole in
+	// this session, in the order of their revisions. For each: ordinal; step
+	// from the revision of the move before it, at first from that of from; twice
+	// the mask of fields, plus one when a mask of those that are not known any
+	// more follows; then the others' values. All are varints in their shortest
+	// form, fields are those of catalog.MoveFields.
+	Moves         []byte `protobuf:"bytes,4,opt,name=moves,proto3" json:"moves,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -803,6 +953,13 @@ func (x *Delta) GetUpto() *Revision {
 func (x *Delta) GetRecords() []*Record {
 	if x != nil {
 		return x.Records
+	}
+	return nil
+}
+
+func (x *Delta) GetMoves() []byte {
+	if x != nil {
+		return x.Moves
 	}
 	return nil
 }
@@ -958,6 +1115,220 @@ func (*SnapshotEnd) Descriptor() ([]byte, []int) {
 	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{9}
 }
 
+// Digests answers WantDigests: the sums of all that was sent, by bucket.
+type Digests struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	At    *Revision              `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// 256 times 16 bytes.
+	Buckets       []byte `protobuf:"bytes,2,opt,name=buckets,proto3" json:"buckets,omitempty"`
+	Count         uint64 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Digests) Reset() {
+	*x = Digests{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Digests) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Digests) ProtoMessage() {}
+
+func (x *Digests) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Digests.ProtoReflect.Descriptor instead.
+func (*Digests) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Digests) GetAt() *Revision {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Digests) GetBuckets() []byte {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
+func (x *Digests) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// RepairBegin announces all facts of some buckets. They replace what the hub
+// holds of these buckets, together at RepairEnd, if count and digest match.
+type RepairBegin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One byte for each, ascending.
+	Buckets []byte `protobuf:"bytes,1,opt,name=buckets,proto3" json:"buckets,omitempty"`
+	Count   uint64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	Digest  []byte `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Everything up to here was sent; the records may be newer.
+	Upto          *Revision `protobuf:"bytes,4,opt,name=upto,proto3" json:"upto,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairBegin) Reset() {
+	*x = RepairBegin{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairBegin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairBegin) ProtoMessage() {}
+
+func (x *RepairBegin) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairBegin.ProtoReflect.Descriptor instead.
+func (*RepairBegin) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RepairBegin) GetBuckets() []byte {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
+func (x *RepairBegin) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *RepairBegin) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *RepairBegin) GetUpto() *Revision {
+	if x != nil {
+		return x.Upto
+	}
+	return nil
+}
+
+type RepairBatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Records       []*Record              `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairBatch) Reset() {
+	*x = RepairBatch{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairBatch) ProtoMessage() {}
+
+func (x *RepairBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairBatch.ProtoReflect.Descriptor instead.
+func (*RepairBatch) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RepairBatch) GetRecords() []*Record {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+type RepairEnd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairEnd) Reset() {
+	*x = RepairEnd{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairEnd) ProtoMessage() {}
+
+func (x *RepairEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairEnd.ProtoReflect.Descriptor instead.
+func (*RepairEnd) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{13}
+}
+
 type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of the protocol, within the Hello's range.
@@ -968,16 +1339,24 @@ type Welcome struct {
 	// Deltas from here on are enough; absent: a snapshot is wanted.
 	Resume *Revision `protobuf:"bytes,4,opt,name=resume,proto3" json:"resume,omitempty"`
 	// Incarnation of the region's bucket that the hub knows; empty: none.
-	BucketId      string `protobuf:"bytes,5,opt,name=bucket_id,json=bucketId,proto3" json:"bucket_id,omitempty"`
-	BeatMs        uint32 `protobuf:"varint,6,opt,name=beat_ms,json=beatMs,proto3" json:"beat_ms,omitempty"`
-	SpreadMs      uint32 `protobuf:"varint,7,opt,name=spread_ms,json=spreadMs,proto3" json:"spread_ms,omitempty"`
+	BucketId string `protobuf:"bytes,5,opt,name=bucket_id,json=bucketId,proto3" json:"bucket_id,omitempty"`
+	BeatMs   uint32 `protobuf:"varint,6,opt,name=beat_ms,json=beatMs,proto3" json:"beat_ms,omitempty"`
+	SpreadMs uint32 `protobuf:"varint,7,opt,name=spread_ms,json=spreadMs,proto3" json:"spread_ms,omitempty"`
+	// Of a reporter that has nothing to resume from: stand by, beat, and send
+	// the snapshot when WantSnapshot comes.
+	Wait bool `protobuf:"varint,8,opt,name=wait,proto3" json:"wait,omitempty"`
+	// How many other regions are before this one.
+	Ahead uint32 `protobuf:"varint,9,opt,name=ahead,proto3" json:"ahead,omitempty"`
+	// How many bytes of frames other than hello and beats the agent may have
+	// under way, sent and not in a Credit. 0: as many as it likes.
+	Credit        uint64 `protobuf:"varint,10,opt,name=credit,proto3" json:"credit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_quarry_v1_federation_proto_msgTypes[10]
+	mi := &file_quarry_v1_federation_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1368,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_quarry_v1_federation_proto_msgTypes[10]
+	mi := &file_quarry_v1_federation_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1381,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{10}
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Welcome) GetVersion() uint32 {
@@ -1054,6 +1433,27 @@ func (x *Welcome) GetSpreadMs() uint32 {
 	return 0
 }
 
+func (x *Welcome) GetWait() bool {
+	if x != nil {
+		return x.Wait
+	}
+	return false
+}
+
+func (x *Welcome) GetAhead() uint32 {
+	if x != nil {
+		return x.Ahead
+	}
+	return 0
+}
+
+func (x *Welcome) GetCredit() uint64 {
+	if x != nil {
+		return x.Credit
+	}
+	return 0
+}
+
 type Ack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Applied       *Revision              `protobuf:"bytes,1,opt,name=applied,proto3" json:"applied,omitempty"`
@@ -1063,7 +1463,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_quarry_v1_federation_proto_msgTypes[11]
+	mi := &file_quarry_v1_federation_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1475,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_quarry_v1_federation_proto_msgTypes[11]
+	mi := &file_quarry_v1_federation_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1488,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{11}
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Ack) GetApplied() *Revision {
@@ -1107,7 +1507,7 @@ type WantSnapshot struct {
 
 func (x *WantSnapshot) Reset() {
 	*x = WantSnapshot{}
-	mi := &file_quarry_v1_federation_proto_msgTypes[12]
+	mi := &file_quarry_v1_federation_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1519,7 @@ func (x *WantSnapshot) String() string {
 func (*WantSnapshot) ProtoMessage() {}
 
 func (x *WantSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_quarry_v1_federation_proto_msgTypes[12]
+	mi := &file_quarry_v1_federation_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1532,7 @@ func (x *WantSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantSnapshot.ProtoReflect.Descriptor instead.
 func (*WantSnapshot) Descriptor() ([]byte, []int) {
-	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{12}
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WantSnapshot) GetWhy() string {
@@ -1140,6 +1540,141 @@ func (x *WantSnapshot) GetWhy() string {
 		return x.Why
 	}
 	return ""
+}
+
+type WantDigests struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Why           string                 `protobuf:"bytes,1,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WantDigests) Reset() {
+	*x = WantDigests{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WantDigests) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WantDigests) ProtoMessage() {}
+
+func (x *WantDigests) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WantDigests.ProtoReflect.Descriptor instead.
+func (*WantDigests) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WantDigests) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type WantBuckets struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One byte for each, ascending.
+	Buckets       []byte `protobuf:"bytes,1,opt,name=buckets,proto3" json:"buckets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WantBuckets) Reset() {
+	*x = WantBuckets{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WantBuckets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WantBuckets) ProtoMessage() {}
+
+func (x *WantBuckets) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WantBuckets.ProtoReflect.Descriptor instead.
+func (*WantBuckets) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *WantBuckets) GetBuckets() []byte {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
+// Credit says how many bytes of the agent's frames other than hello and beats
+// the hub has taken since the Welcome.
+type Credit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Taken         uint64                 `protobuf:"varint,1,opt,name=taken,proto3" json:"taken,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Credit) Reset() {
+	*x = Credit{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Credit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Credit) ProtoMessage() {}
+
+func (x *Credit) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Credit.ProtoReflect.Descriptor instead.
+func (*Credit) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Credit) GetTaken() uint64 {
+	if x != nil {
+		return x.Taken
+	}
+	return 0
 }
 
 type Refuse struct {
@@ -1151,7 +1686,7 @@ type Refuse struct {
 
 func (x *Refuse) Reset() {
 	*x = Refuse{}
-	mi := &file_quarry_v1_federation_proto_msgTypes[13]
+	mi := &file_quarry_v1_federation_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1698,7 @@ func (x *Refuse) String() string {
 func (*Refuse) ProtoMessage() {}
 
 func (x *Refuse) ProtoReflect() protoreflect.Message {
-	mi := &file_quarry_v1_federation_proto_msgTypes[13]
+	mi := &file_quarry_v1_federation_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1711,7 @@ func (x *Refuse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refuse.ProtoReflect.Descriptor instead.
 func (*Refuse) Descriptor() ([]byte, []int) {
-	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{13}
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Refuse) GetWhy() string {
@@ -1199,7 +1734,7 @@ type Quarantined struct {
 
 func (x *Quarantined) Reset() {
 	*x = Quarantined{}
-	mi := &file_quarry_v1_federation_proto_msgTypes[14]
+	mi := &file_quarry_v1_federation_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1746,7 @@ func (x *Quarantined) String() string {
 func (*Quarantined) ProtoMessage() {}
 
 func (x *Quarantined) ProtoReflect() protoreflect.Message {
-	mi := &file_quarry_v1_federation_proto_msgTypes[14]
+	mi := &file_quarry_v1_federation_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1759,7 @@ func (x *Quarantined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quarantined.ProtoReflect.Descriptor instead.
 func (*Quarantined) Descriptor() ([]byte, []int) {
-	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{14}
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Quarantined) GetKind() uint32 {
@@ -1267,7 +1802,7 @@ type Pulse struct {
 
 func (x *Pulse) Reset() {
 	*x = Pulse{}
-	mi := &file_quarry_v1_federation_proto_msgTypes[15]
+	mi := &file_quarry_v1_federation_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1814,7 @@ func (x *Pulse) String() string {
 func (*Pulse) ProtoMessage() {}
 
 func (x *Pulse) ProtoReflect() protoreflect.Message {
-	mi := &file_quarry_v1_federation_proto_msgTypes[15]
+	mi := &file_quarry_v1_federation_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1827,7 @@ func (x *Pulse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pulse.ProtoReflect.Descriptor instead.
 func (*Pulse) Descriptor() ([]byte, []int) {
-	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{15}
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Pulse) GetHeard() uint64 {
@@ -1306,7 +1841,7 @@ var File_quarry_v1_federation_proto protoreflect.FileDescriptor
 
 const file_quarry_v1_federation_proto_rawDesc = "" +
 	"\n" +
-	"\x1aquarry/v1/federation.proto\x12\tquarry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x03\n" +
+	"\x1aquarry/v1/federation.proto\x12\tquarry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x04\n" +
 	"\n" +
 	"AgentFrame\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x18\n" +
@@ -1316,19 +1851,29 @@ const file_quarry_v1_federation_proto_rawDesc = "" +
 	"\x05delta\x18\x05 \x01(\v2\x10.quarry.v1.DeltaH\x00R\x05delta\x12A\n" +
 	"\x0esnapshot_begin\x18\x06 \x01(\v2\x18.quarry.v1.SnapshotBeginH\x00R\rsnapshotBegin\x12A\n" +
 	"\x0esnapshot_batch\x18\a \x01(\v2\x18.quarry.v1.SnapshotBatchH\x00R\rsnapshotBatch\x12;\n" +
-	"\fsnapshot_end\x18\b \x01(\v2\x16.quarry.v1.SnapshotEndH\x00R\vsnapshotEndB\x06\n" +
-	"\x04bodyJ\x04\b\t\x10\x10\"\xbf\x02\n" +
+	"\fsnapshot_end\x18\b \x01(\v2\x16.quarry.v1.SnapshotEndH\x00R\vsnapshotEnd\x12.\n" +
+	"\adigests\x18\t \x01(\v2\x12.quarry.v1.DigestsH\x00R\adigests\x12;\n" +
+	"\frepair_begin\x18\n" +
+	" \x01(\v2\x16.quarry.v1.RepairBeginH\x00R\vrepairBegin\x12;\n" +
+	"\frepair_batch\x18\v \x01(\v2\x16.quarry.v1.RepairBatchH\x00R\vrepairBatch\x125\n" +
+	"\n" +
+	"repair_end\x18\f \x01(\v2\x14.quarry.v1.RepairEndH\x00R\trepairEndB\x06\n" +
+	"\x04bodyJ\x04\b\r\x10\x10\"\xe6\x03\n" +
 	"\bHubFrame\x12.\n" +
 	"\awelcome\x18\x01 \x01(\v2\x12.quarry.v1.WelcomeH\x00R\awelcome\x12\"\n" +
 	"\x03ack\x18\x02 \x01(\v2\x0e.quarry.v1.AckH\x00R\x03ack\x12>\n" +
 	"\rwant_snapshot\x18\x03 \x01(\v2\x17.quarry.v1.WantSnapshotH\x00R\fwantSnapshot\x12+\n" +
 	"\x06refuse\x18\x04 \x01(\v2\x11.quarry.v1.RefuseH\x00R\x06refuse\x12:\n" +
 	"\vquarantined\x18\x05 \x01(\v2\x16.quarry.v1.QuarantinedH\x00R\vquarantined\x12(\n" +
-	"\x05pulse\x18\x06 \x01(\v2\x10.quarry.v1.PulseH\x00R\x05pulseB\x06\n" +
-	"\x04bodyJ\x04\b\a\x10\x10\":\n" +
+	"\x05pulse\x18\x06 \x01(\v2\x10.quarry.v1.PulseH\x00R\x05pulse\x12;\n" +
+	"\fwant_digests\x18\a \x01(\v2\x16.quarry.v1.WantDigestsH\x00R\vwantDigests\x12;\n" +
+	"\fwant_buckets\x18\b \x01(\v2\x16.quarry.v1.WantBucketsH\x00R\vwantBuckets\x12+\n" +
+	"\x06credit\x18\t \x01(\v2\x11.quarry.v1.CreditH\x00R\x06creditB\x06\n" +
+	"\x04bodyJ\x04\b\n" +
+	"\x10\x10\":\n" +
 	"\bRevision\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\x04R\x05start\x12\x18\n" +
-	"\acounter\x18\x02 \x01(\x04R\acounter\"\xa4\x03\n" +
+	"\acounter\x18\x02 \x01(\x04R\acounter\"\xbc\x03\n" +
 	"\x05Hello\x12\x1f\n" +
 	"\vmin_version\x18\x01 \x01(\rR\n" +
 	"minVersion\x12\x1f\n" +
@@ -1349,7 +1894,8 @@ const file_quarry_v1_federation_proto_rawDesc = "" +
 	"\tbucket_id\x18\v \x01(\tR\bbucketId\x12\x1d\n" +
 	"\n" +
 	"bucket_why\x18\f \x01(\tR\tbucketWhy\x12'\n" +
-	"\x04last\x18\r \x01(\v2\x13.quarry.v1.RevisionR\x04last\"\xa2\x03\n" +
+	"\x04last\x18\r \x01(\v2\x13.quarry.v1.RevisionR\x04last\x12\x16\n" +
+	"\x06credit\x18\x0e \x01(\x04R\x06credit\"\xb8\x03\n" +
 	"\x04Beat\x12\x1b\n" +
 	"\tbucket_id\x18\x01 \x01(\tR\bbucketId\x12\x1d\n" +
 	"\n" +
@@ -1364,12 +1910,13 @@ const file_quarry_v1_federation_proto_rawDesc = "" +
 	"\x06digest\x18\b \x01(\fH\x00R\x06digest\x88\x01\x01\x120\n" +
 	"\x05spend\x18\t \x03(\v2\x1a.quarry.v1.Beat.SpendEntryR\x05spend\x12\x16\n" +
 	"\x06budget\x18\n" +
-	" \x01(\x01R\x06budget\x1a8\n" +
+	" \x01(\x01R\x06budget\x12\x14\n" +
+	"\x05taken\x18\v \x01(\x04R\x05taken\x1a8\n" +
 	"\n" +
 	"SpendEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\t\n" +
-	"\a_digest\"\x94\x01\n" +
+	"\a_digest\"\xae\x01\n" +
 	"\x06Record\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12\x1a\n" +
@@ -1378,11 +1925,13 @@ const file_quarry_v1_federation_proto_rawDesc = "" +
 	"\x04gone\x18\x05 \x01(\fR\x04gone\x12\x1e\n" +
 	"\n" +
 	"unsendable\x18\x06 \x01(\fR\n" +
-	"unsendable\"\x86\x01\n" +
+	"unsendable\x12\x18\n" +
+	"\aordinal\x18\a \x01(\rR\aordinal\"\x9c\x01\n" +
 	"\x05Delta\x12'\n" +
 	"\x04from\x18\x01 \x01(\v2\x13.quarry.v1.RevisionR\x04from\x12'\n" +
 	"\x04upto\x18\x02 \x01(\v2\x13.quarry.v1.RevisionR\x04upto\x12+\n" +
-	"\arecords\x18\x03 \x03(\v2\x11.quarry.v1.RecordR\arecords\"|\n" +
+	"\arecords\x18\x03 \x03(\v2\x11.quarry.v1.RecordR\arecords\x12\x14\n" +
+	"\x05moves\x18\x04 \x01(\fR\x05moves\"|\n" +
 	"\rSnapshotBegin\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12'\n" +
@@ -1390,7 +1939,19 @@ const file_quarry_v1_federation_proto_rawDesc = "" +
 	"\x05empty\x18\x04 \x01(\bR\x05empty\"<\n" +
 	"\rSnapshotBatch\x12+\n" +
 	"\arecords\x18\x01 \x03(\v2\x11.quarry.v1.RecordR\arecords\"\r\n" +
-	"\vSnapshotEnd\"\xd9\x01\n" +
+	"\vSnapshotEnd\"^\n" +
+	"\aDigests\x12#\n" +
+	"\x02at\x18\x01 \x01(\v2\x13.quarry.v1.RevisionR\x02at\x12\x18\n" +
+	"\abuckets\x18\x02 \x01(\fR\abuckets\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\"~\n" +
+	"\vRepairBegin\x12\x18\n" +
+	"\abuckets\x18\x01 \x01(\fR\abuckets\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x12'\n" +
+	"\x04upto\x18\x04 \x01(\v2\x13.quarry.v1.RevisionR\x04upto\":\n" +
+	"\vRepairBatch\x12+\n" +
+	"\arecords\x18\x01 \x03(\v2\x11.quarry.v1.RecordR\arecords\"\v\n" +
+	"\tRepairEnd\"\x9b\x02\n" +
 	"\aWelcome\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x06R\asession\x12\x1a\n" +
@@ -1398,11 +1959,21 @@ const file_quarry_v1_federation_proto_rawDesc = "" +
 	"\x06resume\x18\x04 \x01(\v2\x13.quarry.v1.RevisionR\x06resume\x12\x1b\n" +
 	"\tbucket_id\x18\x05 \x01(\tR\bbucketId\x12\x17\n" +
 	"\abeat_ms\x18\x06 \x01(\rR\x06beatMs\x12\x1b\n" +
-	"\tspread_ms\x18\a \x01(\rR\bspreadMs\"4\n" +
+	"\tspread_ms\x18\a \x01(\rR\bspreadMs\x12\x12\n" +
+	"\x04wait\x18\b \x01(\bR\x04wait\x12\x14\n" +
+	"\x05ahead\x18\t \x01(\rR\x05ahead\x12\x16\n" +
+	"\x06credit\x18\n" +
+	" \x01(\x04R\x06credit\"4\n" +
 	"\x03Ack\x12-\n" +
 	"\aapplied\x18\x01 \x01(\v2\x13.quarry.v1.RevisionR\aapplied\" \n" +
 	"\fWantSnapshot\x12\x10\n" +
-	"\x03why\x18\x01 \x01(\tR\x03why\"\x1a\n" +
+	"\x03why\x18\x01 \x01(\tR\x03why\"\x1f\n" +
+	"\vWantDigests\x12\x10\n" +
+	"\x03why\x18\x01 \x01(\tR\x03why\"'\n" +
+	"\vWantBuckets\x12\x18\n" +
+	"\abuckets\x18\x01 \x01(\fR\abuckets\"\x1e\n" +
+	"\x06Credit\x12\x14\n" +
+	"\x05taken\x18\x01 \x01(\x04R\x05taken\"\x1a\n" +
 	"\x06Refuse\x12\x10\n" +
 	"\x03why\x18\x01 \x01(\tR\x03why\"a\n" +
 	"\vQuarantined\x12\x12\n" +
@@ -1428,7 +1999,7 @@ func file_quarry_v1_federation_proto_rawDescGZIP() []byte {
 	return file_quarry_v1_federation_proto_rawDescData
 }
 
-var file_quarry_v1_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_quarry_v1_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_quarry_v1_federation_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: quarry.v1.AgentFrame
 	(*HubFrame)(nil),              // 1: quarry.v1.HubFrame
@@ -1440,14 +2011,21 @@ var file_quarry_v1_federation_proto_goTypes = []any{
 	(*SnapshotBegin)(nil),         // 7: quarry.v1.SnapshotBegin
 	(*SnapshotBatch)(nil),         // 8: quarry.v1.SnapshotBatch
 	(*SnapshotEnd)(nil),           // 9: quarry.v1.SnapshotEnd
-	(*Welcome)(nil),               // 10: quarry.v1.Welcome
-	(*Ack)(nil),                   // 11: quarry.v1.Ack
-	(*WantSnapshot)(nil),          // 12: quarry.v1.WantSnapshot
-	(*Refuse)(nil),                // 13: quarry.v1.Refuse
-	(*Quarantined)(nil),           // 14: quarry.v1.Quarantined
-	(*Pulse)(nil),                 // 15: quarry.v1.Pulse
-	nil,                           // 16: quarry.v1.Beat.SpendEntry
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*Digests)(nil),               // 10: quarry.v1.Digests
+	(*RepairBegin)(nil),           // 11: quarry.v1.RepairBegin
+	(*RepairBatch)(nil),           // 12: quarry.v1.RepairBatch
+	(*RepairEnd)(nil),             // 13: quarry.v1.RepairEnd
+	(*Welcome)(nil),               // 14: quarry.v1.Welcome
+	(*Ack)(nil),                   // 15: quarry.v1.Ack
+	(*WantSnapshot)(nil),          // 16: quarry.v1.WantSnapshot
+	(*WantDigests)(nil),           // 17: quarry.v1.WantDigests
+	(*WantBuckets)(nil),           // 18: quarry.v1.WantBuckets
+	(*Credit)(nil),                // 19: quarry.v1.Credit
+	(*Refuse)(nil),                // 20: quarry.v1.Refuse
+	(*Quarantined)(nil),           // 21: quarry.v1.Quarantined
+	(*Pulse)(nil),                 // 22: quarry.v1.Pulse
+	nil,                           // 23: quarry.v1.Beat.SpendEntry
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
 }
 var file_quarry_v1_federation_proto_depIdxs = []int32{
 	3,  // 0: quarry.v1.AgentFrame.hello:type_name -> quarry.v1.Hello
@@ -1456,31 +2034,41 @@ var file_quarry_v1_federation_proto_depIdxs = []int32{
 	7,  // 3: quarry.v1.AgentFrame.snapshot_begin:type_name -> quarry.v1.SnapshotBegin
 	8,  // 4: quarry.v1.AgentFrame.snapshot_batch:type_name -> quarry.v1.SnapshotBatch
 	9,  // 5: quarry.v1.AgentFrame.snapshot_end:type_name -> quarry.v1.SnapshotEnd
-	10, // 6: quarry.v1.HubFrame.welcome:type_name -> quarry.v1.Welcome
-	11, // 7: quarry.v1.HubFrame.ack:type_name -> quarry.v1.Ack
-	12, // 8: quarry.v1.HubFrame.want_snapshot:type_name -> quarry.v1.WantSnapshot
-	13, // 9: quarry.v1.HubFrame.refuse:type_name -> quarry.v1.Refuse
-	14, // 10: quarry.v1.HubFrame.quarantined:type_name -> quarry.v1.Quarantined
-	15, // 11: quarry.v1.HubFrame.pulse:type_name -> quarry.v1.Pulse
-	17, // 12: quarry.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
-	2,  // 13: quarry.v1.Hello.last:type_name -> quarry.v1.Revision
-	17, // 14: quarry.v1.Beat.agent_clock:type_name -> google.protobuf.Timestamp
-	2,  // 15: quarry.v1.Beat.at:type_name -> quarry.v1.Revision
-	16, // 16: quarry.v1.Beat.spend:type_name -> quarry.v1.Beat.SpendEntry
-	2,  // 17: quarry.v1.Delta.from:type_name -> quarry.v1.Revision
-	2,  // 18: quarry.v1.Delta.upto:type_name -> quarry.v1.Revision
-	5,  // 19: quarry.v1.Delta.records:type_name -> quarry.v1.Record
-	2,  // 20: quarry.v1.SnapshotBegin.upto:type_name -> quarry.v1.Revision
-	5,  // 21: quarry.v1.SnapshotBatch.records:type_name -> quarry.v1.Record
-	2,  // 22: quarry.v1.Welcome.resume:type_name -> quarry.v1.Revision
-	2,  // 23: quarry.v1.Ack.applied:type_name -> quarry.v1.Revision
-	0,  // 24: quarry.v1.Federation.Session:input_type -> quarry.v1.AgentFrame
-	1,  // 25: quarry.v1.Federation.Session:output_type -> quarry.v1.HubFrame
-	25, // [25:26] is the sub-list for method output_type
-	24, // [24:25] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	10, // 6: quarry.v1.AgentFrame.digests:type_name -> quarry.v1.Digests
+	11, // 7: quarry.v1.AgentFrame.repair_begin:type_name -> quarry.v1.RepairBegin
+	12, // 8: quarry.v1.AgentFrame.repair_batch:type_name -> quarry.v1.RepairBatch
+	13, // 9: quarry.v1.AgentFrame.repair_end:type_name -> quarry.v1.RepairEnd
+	14, // 10: quarry.v1.HubFrame.welcome:type_name -> quarry.v1.Welcome
+	15, // 11: quarry.v1.HubFrame.ack:type_name -> quarry.v1.Ack
+	16, // 12: quarry.v1.HubFrame.want_snapshot:type_name -> quarry.v1.WantSnapshot
+	20, // 13: quarry.v1.HubFrame.refuse:type_name -> quarry.v1.Refuse
+	21, // 14: quarry.v1.HubFrame.quarantined:type_name -> quarry.v1.Quarantined
+	22, // 15: quarry.v1.HubFrame.pulse:type_name -> quarry.v1.Pulse
+	17, // 16: quarry.v1.HubFrame.want_digests:type_name -> quarry.v1.WantDigests
+	18, // 17: quarry.v1.HubFrame.want_buckets:type_name -> quarry.v1.WantBuckets
+	19, // 18: quarry.v1.HubFrame.credit:type_name -> quarry.v1.Credit
+	24, // 19: quarry.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
+	2,  // 20: quarry.v1.Hello.last:type_name -> quarry.v1.Revision
+	24, // 21: quarry.v1.Beat.agent_clock:type_name -> google.protobuf.Timestamp
+	2,  // 22: quarry.v1.Beat.at:type_name -> quarry.v1.Revision
+	23, // 23: quarry.v1.Beat.spend:type_name -> quarry.v1.Beat.SpendEntry
+	2,  // 24: quarry.v1.Delta.from:type_name -> quarry.v1.Revision
+	2,  // 25: quarry.v1.Delta.upto:type_name -> quarry.v1.Revision
+	5,  // 26: quarry.v1.Delta.records:type_name -> quarry.v1.Record
+	2,  // 27: quarry.v1.SnapshotBegin.upto:type_name -> quarry.v1.Revision
+	5,  // 28: quarry.v1.SnapshotBatch.records:type_name -> quarry.v1.Record
+	2,  // 29: quarry.v1.Digests.at:type_name -> quarry.v1.Revision
+	2,  // 30: quarry.v1.RepairBegin.upto:type_name -> quarry.v1.Revision
+	5,  // 31: quarry.v1.RepairBatch.records:type_name -> quarry.v1.Record
+	2,  // 32: quarry.v1.Welcome.resume:type_name -> quarry.v1.Revision
+	2,  // 33: quarry.v1.Ack.applied:type_name -> quarry.v1.Revision
+	0,  // 34: quarry.v1.Federation.Session:input_type -> quarry.v1.AgentFrame
+	1,  // 35: quarry.v1.Federation.Session:output_type -> quarry.v1.HubFrame
+	35, // [35:36] is the sub-list for method output_type
+	34, // [34:35] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_quarry_v1_federation_proto_init() }
@@ -1495,6 +2083,10 @@ func file_quarry_v1_federation_proto_init() {
 		(*AgentFrame_SnapshotBegin)(nil),
 		(*AgentFrame_SnapshotBatch)(nil),
 		(*AgentFrame_SnapshotEnd)(nil),
+		(*AgentFrame_Digests)(nil),
+		(*AgentFrame_RepairBegin)(nil),
+		(*AgentFrame_RepairBatch)(nil),
+		(*AgentFrame_RepairEnd)(nil),
 	}
 	file_quarry_v1_federation_proto_msgTypes[1].OneofWrappers = []any{
 		(*HubFrame_Welcome)(nil),
@@ -1503,6 +2095,9 @@ func file_quarry_v1_federation_proto_init() {
 		(*HubFrame_Refuse)(nil),
 		(*HubFrame_Quarantined)(nil),
 		(*HubFrame_Pulse)(nil),
+		(*HubFrame_WantDigests)(nil),
+		(*HubFrame_WantBuckets)(nil),
+		(*HubFrame_Credit)(nil),
 	}
 	file_quarry_v1_federation_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
@@ -1511,7 +2106,7 @@ func file_quarry_v1_federation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quarry_v1_federation_proto_rawDesc), len(file_quarry_v1_federation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
