@@ -46,10 +46,9 @@ const (
 )
 
 func (s *State) hello(e Hello) {
-	if e.Session <= s.newest {
-		return // a session of the past
+	if s.sessions[e.Session] != nil {
+		return
 	}
-	s.newest = e.Session
 	r := s.regions[e.Region]
 	switch {
 	case r == nil:
@@ -79,7 +78,12 @@ func (s *State) hello(e Hello) {
 		return
 	}
 	reports := r.reporter == nil
-	if old := c.session; old != nil {
+	if old := c.session; old != nil && old.id > e.Session {
+		// Hellos of a herd may overtake each other on their way here; only
+		// within one cluster does their order say which is of the past.
+		s.send(e.Session, Refuse{Why: "the same agent has opened a newer session"})
+		return
+	} else if old != nil {
 		reports = reports || r.reporter == old
 		if old.agent != e.Agent {
 			why := fmt.Sprintf("%s of region %s was taken over by agent %s of generation %d", e.Cluster, r.name, e.Agent, e.Generation)

@@ -96,7 +96,6 @@ type State struct {
 	regions  map[string]*region
 	names    []string // of regions, in order
 	sessions map[SessionID]*session
-	newest   SessionID
 
 	b     *view.Builder
 	shown *view.View
