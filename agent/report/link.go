@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/quarry-db/quarry/pkg/wire"
 	quarryv1 "github.com/quarry-db/quarry/proto/quarry/v1"
@@ -128,14 +129,14 @@ func (r *Report) connect(ctx context.Context) ending {
 	defer cancel(nil)
 	// Any word of the hub is a sign of life; without one the link is taken for
 	// half open, and cancelling frees a Send that nobody reads.
-	watchdog := time.AfterFunc(3*firstBeat, func() { cancel(errSilent) })
+	watchdog := time.AfterFunc(patience(firstBeat), func() { cancel(errSilent) })
 	defer watchdog.Stop()
 
-	stream, err := quarryv1.NewFederationClient(conn).Session(ctx)
+	stream, err := quarryv1.NewFederationClient(conn).Session(ctx, grpc.ForceCodecV2(frameCodec{}))
 	if err != nil {
 		return ending{err: cause(ctx, err)}
 	}
-	l := &link{r: r, stream: stream, watchdog: watchdog, beat: firstBeat, done: make(chan struct{})}
+	l := &link{r: r, stream: stream, watchdog: watchdog, beat: firstBeat, done: make(chan struct{}), credited: make(chan struct{}, 1)}
 	go l.receive(cancel)
 
 	err = l.send(ctx)
@@ -155,6 +156,12 @@ func (r *Report) connect(ctx context.Context) ending {
 }
 
 var errSilent = errors.New("the hub has said nothing for three beats: the link is half open or the hub hangs")
+
+// patience is how long either side may be silent: three beats, and not much
+// more than 45 s.
+func patience(beat time.Duration) time.Duration {
+	return max(min(3*beat, 45*time.Second), beat*3/2)
+}
 
 // cause is what ended ctx, if that is the reason for err.
 func cause(ctx context.Context, err error) error {
@@ -198,22 +205,44 @@ type link struct {
 	watchdog *time.Timer
 	done     chan struct{} // closed when receive has returned
 
+	// credited is poked when the hub has taken something.
+	credited chan struct{}
+
 	// Of send alone.
 	number  uint64
 	session uint64
 	took    time.Time // when the last snapshot was taken
+	spoke   time.Time // when the last delta was sent
+	out     uint64    // bytes sent that need credit
+	batch   wire.Batch
 
 	// Under r.mu.
 	greeted  bool
 	token    uint64
 	reporter bool
+	moving   bool   // the hub understands moves
+	window   uint64 // bytes that may be under way; 0: any number
+	taken    uint64 // bytes that the hub has taken
+	heard    uint64 // bytes of the hub that were taken
 	beat     time.Duration
 	spread   time.Duration
 	resume   *uint64 // a Welcome to act on: deltas after this; 0: a snapshot
+	wait     bool    // for WantSnapshot, before any snapshot
 	want     string  // why a snapshot is wanted; empty: it is not
-	based    bool    // the hub has what deltas after sent need
-	sent     uint64
+	digests  bool    // digests by bucket are wanted
+	buckets  []byte  // all facts of these are wanted
+	// repairing: a repair is under way, and the hub's digest is between two.
+	repairing bool
+	based     bool // the hub has what deltas after sent need
+	sent      uint64
+	// clean is where what was told before this stream, and perhaps lost, ends:
+	// once that is sent again the digest of what was told is the hub's.
+	clean uint64
 }
+
+// mostUnderway is how many bytes the hub may have under way to an agent that
+// has not confirmed them.
+const mostUnderway = 1 << 20
 
 // byHub begins the reason of what the hub did not understand.
 const byHub = "the hub: "
@@ -238,6 +267,7 @@ func (l *link) take(f *quarryv1.HubFrame) error {
 	r := l.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	l.heard += uint64(proto.Size(f))
 	switch b := f.GetBody().(type) {
 	case *quarryv1.HubFrame_Welcome:
 		if v := b.Welcome.GetVersion(); v < wire.MinVersion || v > wire.MaxVersion {
@@ -250,7 +280,20 @@ func (l *link) take(f *quarryv1.HubFrame) error {
 			r.acked = max(r.acked, a.GetCounter())
 		}
 	case *quarryv1.HubFrame_WantSnapshot:
-		l.want = cmp.Or(b.WantSnapshot.GetWhy(), "the hub wants one")
+		l.want, l.wait, r.status.Waiting = cmp.Or(b.WantSnapshot.GetWhy(), "the hub wants one"), false, false
+		r.poke()
+	case *quarryv1.HubFrame_WantDigests:
+		l.digests = true
+		r.poke()
+	case *quarryv1.HubFrame_WantBuckets:
+		l.buckets = b.WantBuckets.GetBuckets()
+		r.poke()
+	case *quarryv1.HubFrame_Credit:
+		l.taken = max(l.taken, b.Credit.GetTaken())
+		select {
+		case l.credited <- struct{}{}:
+		default:
+		}
 		r.poke()
 	case *quarryv1.HubFrame_Refuse:
 		return &refusedError{b.Refuse.GetWhy()}
@@ -258,7 +301,7 @@ func (l *link) take(f *quarryv1.HubFrame) error {
 		q := b.Quarantined
 		r.quarantine(factKey{q.GetKind(), string(q.GetKey())}, byHub+q.GetWhy())
 	}
-	l.watchdog.Reset(3 * l.beat)
+	l.watchdog.Reset(patience(l.beat))
 	return nil
 }
 
@@ -270,6 +313,12 @@ func (l *link) welcome(w *quarryv1.Welcome) {
 	l.spread = time.Duration(w.GetSpreadMs()) * time.Millisecond
 	l.token = w.GetSession()
 	l.reporter = w.GetReporter()
+	l.moving = w.GetVersion() >= wire.Moving
+	if l.moving {
+		l.window = w.GetCredit()
+	}
+	l.wait = w.GetWait()
+	l.want, l.digests, l.buckets = "", false, nil // wishes of before
 	role := RoleStandby
 	if l.reporter {
 		role = RoleReporter
@@ -292,212 +341,11 @@ func (l *link) welcome(w *quarryv1.Welcome) {
 		maps.DeleteFunc(r.quarantined, func(_ factKey, why string) bool { return strings.HasPrefix(why, byHub) })
 	}
 	r.status.Role, r.status.Refused = role, ""
+	r.status.Waiting, r.status.Ahead = l.reporter && l.wait, int(w.GetAhead())
 	if !r.hubKnown || r.hubBucket != w.GetBucketId() {
 		r.hubBucket, r.hubKnown = w.GetBucketId(), true
 		close(r.hubMoved)
 		r.hubMoved = make(chan struct{})
 	}
 	r.poke()
-}
-
-// send says everything this side has to say, until ctx ends or the stream
-// breaks. It never sends before the welcome, apart from the hello.
-func (l *link) send(ctx context.Context) error {
-	if err := l.put(&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_Hello{Hello: l.hello()}}); err != nil {
-		return err
-	}
-	due := time.NewTimer(time.Hour)
-	defer due.Stop()
-	beats := &beats{rng: rand.New(rand.NewPCG(l.r.o.Seed, 1))}
-	for {
-		if err := l.flush(beats); err != nil {
-			return err
-		}
-		if next := beats.next; !next.IsZero() {
-			due.Reset(time.Until(next))
-		}
-		select {
-		case <-l.r.changed:
-		case <-due.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// beats is when the next beat is due and what it may say about the facts.
-type beats struct {
-	rng    *rand.Rand
-	next   time.Time // zero: not welcomed yet
-	at     uint64    // everything up to here was sent
-	digest [32]byte  // of everything held at that moment; zero: unknown
-}
-
-// flush sends whatever is due now: a snapshot, deltas, a beat.
-func (l *link) flush(b *beats) error {
-	for {
-		if err := l.beatIfDue(b); err != nil {
-			return err
-		}
-		next := l.step(b)
-		if next == nil {
-			return nil
-		}
-		if err := next(); err != nil {
-			return err
-		}
-	}
-}
-
-// step decides, under the lock, what comes next, and returns how to send it.
-func (l *link) step(b *beats) func() error {
-	r := l.r
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !l.greeted {
-		return nil
-	}
-	l.session = l.token
-	if !l.reporter || !r.ready {
-		b.at, b.digest = 0, [32]byte{}
-		return nil
-	}
-	if l.resume != nil {
-		from := *l.resume
-		l.resume = nil
-		switch {
-		case from > 0 && r.facts.resumable(from):
-			// An acknowledgement too: the hub's last may have been lost.
-			l.sent, l.based, r.acked = from, true, max(r.acked, from)
-		case from > 0:
-			l.want, l.based = "cannot resume from that far back", false
-		default:
-			l.want, l.based = "the hub has nothing of this agent", false
-		}
-	}
-	// A hub that is never content gets two snapshots a beat at most.
-	if l.want != "" && time.Since(l.took) >= l.beat/2 {
-		return l.snapshot(b)
-	}
-	if !l.based {
-		return nil
-	}
-	recs, upto := r.facts.delta(l.sent)
-	if upto == r.facts.head {
-		// With this the hub has all we hold, which is when the digests of both
-		// can be compared.
-		b.at, b.digest = upto, r.facts.digest.Root()
-	} else {
-		b.at, b.digest = upto, [32]byte{}
-	}
-	if upto == l.sent {
-		return nil
-	}
-	f := &quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_Delta{Delta: &quarryv1.Delta{
-		From: l.revision(l.sent), Upto: l.revision(upto), Records: recs}}}
-	l.sent = upto
-	return func() error { return l.put(f) }
-}
-
-// snapshot takes all facts as of now and returns how to send them. The caller
-// holds the lock.
-func (l *link) snapshot(b *beats) func() error {
-	r := l.r
-	recs, upto, root := r.facts.all(), r.facts.head, r.facts.digest.Root()
-	r.log.Info("sending a snapshot", "why", l.want, "facts", len(recs), "upto", upto)
-	l.want, l.based, l.took = "", false, time.Now()
-	r.status.Snapshots++
-	b.at, b.digest = 0, [32]byte{} // nothing is complete before its end
-	return func() error {
-		if err := l.put(&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_SnapshotBegin{SnapshotBegin: &quarryv1.SnapshotBegin{
-			Count: uint64(len(recs)), Digest: root[:], Upto: l.revision(upto), Empty: len(recs) == 0}}}); err != nil {
-			return err
-		}
-		for rest := recs; len(rest) > 0; {
-			n, room := 0, wire.MaxRecords
-			for n < len(rest) && room >= wire.RecordSize(rest[n]) {
-				room -= wire.RecordSize(rest[n])
-				n++
-			}
-			if err := l.put(&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_SnapshotBatch{SnapshotBatch: &quarryv1.SnapshotBatch{Records: rest[:n]}}}); err != nil {
-				return err
-			}
-			rest = rest[n:]
-			if err := l.beatIfDue(b); err != nil {
-				return err
-			}
-			if l.overtaken() {
-				return nil // a new wish of the hub: what was begun is dropped there
-			}
-		}
-		if err := l.put(&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_SnapshotEnd{SnapshotEnd: &quarryv1.SnapshotEnd{}}}); err != nil {
-			return err
-		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if l.reporter {
-			l.sent, l.based = upto, true
-		}
-		return nil
-	}
-}
-
-// overtaken reports that the hub has asked for something else meanwhile.
-func (l *link) overtaken() bool {
-	l.r.mu.Lock()
-	defer l.r.mu.Unlock()
-	return l.want != "" || l.resume != nil || !l.reporter
-}
-
-// beatIfDue sends a beat when its time has come or something changed that the
-// hub should know at once.
-func (l *link) beatIfDue(b *beats) error {
-	r := l.r
-	now := time.Now()
-	r.mu.Lock()
-	if !l.greeted || (!r.urgent && now.Before(b.next)) {
-		r.mu.Unlock()
-		return nil
-	}
-	l.session = l.token
-	r.urgent = false
-	h := r.health
-	m := &quarryv1.Beat{
-		BucketId: h.BucketID, BucketWhy: h.BucketWhy, ReadOk: h.ReadOK, Reason: h.Reason, CannotKeep: h.CannotKeep,
-		AgentClock: wire.Stamp(now), At: l.revision(b.at), Spend: h.Spend, Budget: h.Budget,
-	}
-	if b.digest != [32]byte{} {
-		m.Digest = append([]byte(nil), b.digest[:]...)
-	}
-	// 15 % either way, so that agents started together do not beat together.
-	b.next = now.Add(time.Duration(float64(l.beat) * (0.85 + 0.3*b.rng.Float64())))
-	r.mu.Unlock()
-	return l.put(&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_Beat{Beat: m}})
-}
-
-func (l *link) hello() *quarryv1.Hello {
-	o := l.r.o
-	l.r.mu.Lock()
-	defer l.r.mu.Unlock()
-	return &quarryv1.Hello{
-		MinVersion: wire.MinVersion, MaxVersion: wire.MaxVersion,
-		Region: o.Region, Cluster: o.Cluster, Agent: o.Agent, AgentVersion: o.Version,
-		Generation: o.Generation, Start: o.Start, StartedAt: wire.Stamp(o.StartedAt),
-		Bucket: o.Bucket, BucketId: l.r.health.BucketID, BucketWhy: l.r.health.BucketWhy,
-		Last: l.revision(l.r.acked),
-	}
-}
-
-func (l *link) revision(counter uint64) *quarryv1.Revision {
-	return &quarryv1.Revision{Start: l.r.o.Start, Counter: counter}
-}
-
-// put sends one frame. It may block while the hub does not read.
-func (l *link) put(f *quarryv1.AgentFrame) error {
-	l.number++
-	f.Number, f.Session = l.number, l.session
-	if err := l.stream.Send(f); err != nil {
-		return fmt.Errorf("send to the hub: %w", err)
-	}
-	return nil
 }

@@ -60,6 +60,10 @@ type Options struct {
 	// before it connects; zero: not at all. Without it every start of an agent
 	// would tell the hub of a blind region that is only not looked at yet.
 	LookFirst time.Duration
+	// Linger is the least time between two deltas: what changes meanwhile is
+	// told once, with the newest value. 50 ms when zero. A first change after
+	// such a pause, and more than fit well into a frame, are told at once.
+	Linger time.Duration
 	// RefusedEvery is about how often a refused agent asks again, 60 s when zero.
 	RefusedEvery time.Duration
 }
@@ -90,6 +94,8 @@ const (
 type Status struct {
 	Connected   bool             `json:"connected"` // welcomed on a live stream
 	Role        Role             `json:"role"`
+	Waiting     bool             `json:"waiting"` // for its turn to bring a snapshot
+	Ahead       int              `json:"ahead"`   // regions before it when it began to wait
 	Since       time.Time        `json:"since"`   // of Connected having its value
 	Refused     string           `json:"refused"` // why the hub refuses this agent; empty: it does not
 	LastError   string           `json:"last_error"`
@@ -97,7 +103,8 @@ type Status struct {
 	Pending     int              `json:"pending"`   // changed since the last acknowledged revision
 	Head        catalog.Revision `json:"head"`      // newest
 	Acked       catalog.Revision `json:"acked"`     // newest that a hub is known to have
-	Snapshots   int              `json:"snapshots"` // sent in this life
+	Snapshots   int              `json:"snapshots"` // begun in this life
+	Repairs     int              `json:"repairs"`   // of parts that the hub held otherwise, in this life
 	Quarantined []Quarantined    `json:"quarantined"`
 }
 
@@ -158,6 +165,9 @@ func New(o Options) (*Report, error) {
 	if o.Backoff <= 0 {
 		o.Backoff = time.Second
 	}
+	if o.Linger <= 0 {
+		o.Linger = 50 * time.Millisecond
+	}
 	if o.RefusedEvery <= 0 {
 		o.RefusedEvery = time.Minute
 	}
@@ -207,11 +217,14 @@ func (r *Report) Set(f catalog.Fact) {
 		r.Withdraw(f.Kind, f.Key, f.Gone)
 		return
 	}
-	rec, err := wire.Encode(f) // outside the lock: it may be large
 	key := factKey{uint32(f.Kind), f.Key}
 	if f.Key == "" {
 		key.key = wire.KeyOf(f)
 	}
+	if f.Kind == catalog.FactPlacement && f.Sighting != nil && r.sight(key, f.Sighting) {
+		return
+	}
+	rec, err := wire.Encode(f) // outside the lock: it may be large
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil {
@@ -219,10 +232,55 @@ func (r *Report) Set(f catalog.Fact) {
 	} else {
 		delete(r.quarantined, key)
 	}
-	if rec != nil && r.facts.set(key, rec) {
-		r.poke()
+	switch {
+	case rec == nil:
+	case len(rec.GetUnsendable()) > 0:
+		if r.facts.set(key, asUnsendable, rec.GetUnsendable()) {
+			r.poke()
+		}
+	default:
+		if r.facts.set(key, asValue, rec.GetValue()) {
+			r.poke()
+		}
 	}
 }
+
+// sight is Set for placements: most of them only move. It reports false for one
+// that cannot travel.
+func (r *Report) sight(key factKey, s *catalog.Sighting) bool {
+	buf := stills.Get().(*[]byte)
+	defer stills.Put(buf)
+	still, err := wire.AppendStill((*buf)[:0], s)
+	*buf = still
+	if err != nil {
+		return false
+	}
+	n := wire.NumbersOf(s)
+	news, known := r.sighted(key, still, &n, false)
+	if !known {
+		// Outside the lock, and not again for what was checked.
+		if wire.CheckKey(key.kind, key.key) != nil || wire.CheckSighting(key.key, s) != nil {
+			return false
+		}
+		news, _ = r.sighted(key, still, &n, true)
+	}
+	if news {
+		r.poke()
+	}
+	return true
+}
+
+func (r *Report) sighted(key factKey, still []byte, n *wire.Numbers, checked bool) (news, known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if news, known = r.facts.sight(key, still, n, checked); known && len(r.quarantined) > 0 {
+		delete(r.quarantined, key)
+	}
+	return news, known
+}
+
+// stills are buffers for what stands still of sightings.
+var stills = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
 
 // Withdraw says that a fact no longer holds, and why. Placements are never
 // withdrawn (P1): set a Sighting that says missing. Unknown keys are ignored.
@@ -239,7 +297,7 @@ func (r *Report) Withdraw(kind catalog.FactKind, key, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.quarantined, k)
-	if r.facts.withdraw(k, rec) {
+	if r.facts.withdraw(k, rec.GetGone()) {
 		r.poke()
 	}
 }

@@ -85,9 +85,9 @@ func (c *checker) timePtr(field string, t *timestamppb.Timestamp) *time.Time {
 	return v
 }
 
-// checkKey checks a record's key: UTF-8 of bounded length. Only a placement at
+// CheckKey refuses a key that cannot travel: it is UTF-8 of bounded length. Only a placement at
 // the bucket's own root has an empty one.
-func checkKey(kind uint32, key string) error {
+func CheckKey(kind uint32, key string) error {
 	switch {
 	case key == "" && kind != uint32(catalog.FactPlacement):
 		return fmt.Errorf("empty key: %w", catalog.ErrInvalid)

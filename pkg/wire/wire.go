@@ -48,7 +48,7 @@ func Encode(f catalog.Fact) (*quarryv1.Record, error) {
 	if key == "" {
 		key = KeyOf(f)
 	}
-	if err := checkKey(uint32(f.Kind), key); err != nil {
+	if err := CheckKey(uint32(f.Kind), key); err != nil {
 		return nil, fmt.Errorf("%s %.200q: %w", KindName(uint32(f.Kind)), key, err)
 	}
 	rec := &quarryv1.Record{Kind: uint32(f.Kind), Key: []byte(key)}
@@ -92,7 +92,7 @@ func Decode(start uint64, r *quarryv1.Record) (catalog.Fact, error) {
 	} else {
 		return f, fmt.Errorf("kind %d is not known to this version: %w", k, catalog.ErrInvalid)
 	}
-	if err := checkKey(r.GetKind(), f.Key); err != nil {
+	if err := CheckKey(r.GetKind(), f.Key); err != nil {
 		return f, err
 	}
 	if r.GetRevision() == 0 {
