@@ -1,0 +1,275 @@
+package table
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Options say how the fields of a row are stored. Fields are named as in JSON.
+type Options struct {
+	// Ident are the fields that make the [Ident], in its order; empty: none.
+	Ident                                     [3]string
+	Traits, Symbols, Ordered, Summed, Covered []string
+	// Hidden are further Number columns that no field of the row shows.
+	Hidden []string
+	// Virtual fields are not stored; whoever reads rows fills them in.
+	Virtual []string
+}
+
+// Schema is how rows of one struct type lie in columns. It never changes.
+type Schema struct {
+	row                     reflect.Type
+	cols                    []Column
+	fields                  []field // by column
+	byName                  map[string]int
+	names                   [3]int // columns of the ident; -1: none
+	traits                  []int
+	sums                    []int // columns that classes sum up
+	orders                  []int
+	nums, syms, texts, objs int // how many of each kind are stored
+}
+
+// field is how a column is read from a row and written to one.
+type field struct {
+	index []int
+	typ   reflect.Type // without the pointer
+	ptr   bool
+	kind  Kind
+	at    int // among the stored columns of its kind; of a Name: which part
+}
+
+var timeType = reflect.TypeFor[time.Time]()
+
+// SchemaOf derives a schema from the JSON tags of T, embedded structs
+// included. It panics on a field that it cannot store or an option that names
+// none: that is a mistake in the program.
+func SchemaOf[T any](o Options) *Schema {
+	s := &Schema{row: reflect.TypeFor[T](), byName: map[string]int{}, names: [3]int{-1, -1, -1}}
+	for _, sf := range reflect.VisibleFields(s.row) {
+		name, _, _ := strings.Cut(sf.Tag.Get("json"), ",")
+		if !sf.IsExported() || sf.Anonymous && name == "" || name == "-" || slices.Contains(o.Virtual, name) {
+			continue
+		}
+		f := field{index: sf.Index, typ: sf.Type}
+		if sf.Type.Kind() == reflect.Pointer {
+			f.ptr, f.typ = true, sf.Type.Elem()
+		}
+		part := slices.Index(o.Ident[:], name)
+		switch {
+		case part >= 0:
+			f.kind, f.at = Name, part
+			s.names[part] = len(s.cols)
+		case slices.Contains(o.Traits, name):
+			f.kind, f.at = Trait, len(s.traits)
+			s.traits = append(s.traits, len(s.cols))
+		case slices.Contains(o.Symbols, name):
+			f.kind = Symbol
+		case f.typ == timeType:
+			f.kind = Time
+		case f.typ.Kind() >= reflect.Int && f.typ.Kind() <= reflect.Uint64:
+			f.kind = Number
+		case f.typ.Kind() == reflect.String && !f.ptr:
+			f.kind = Text
+		case f.typ.Kind() == reflect.Slice || f.typ.Kind() == reflect.Map || f.typ.Kind() == reflect.Struct:
+			f.kind = Object
+		default:
+			panic(fmt.Sprintf("table: %s.%s: no column for a %s; make it a trait", s.row, sf.Name, sf.Type))
+		}
+		s.add(name, f, o)
+	}
+	for _, name := range o.Hidden {
+		s.add(name, field{kind: Number}, o)
+	}
+	for _, list := range [][]string{o.Traits, o.Symbols, o.Ordered, o.Summed, o.Covered} {
+		for _, name := range list {
+			if _, ok := s.byName[name]; !ok {
+				panic(fmt.Sprintf("table: %s has no field %s", s.row, name))
+			}
+		}
+	}
+	return s
+}
+
+func (s *Schema) add(name string, f field, o Options) {
+	c := Column{Name: name, Kind: f.kind,
+		Ordered: slices.Contains(o.Ordered, name), Summed: slices.Contains(o.Summed, name), Covered: slices.Contains(o.Covered, name)}
+	if (c.Ordered && f.kind != Number && f.kind != Time) || c.Summed && f.kind != Number {
+		panic(fmt.Sprintf("table: %s is neither a number nor a time", name))
+	}
+	count := map[Kind]*int{Number: &s.nums, Time: &s.nums, Symbol: &s.syms, Text: &s.texts, Object: &s.objs}[f.kind]
+	if count != nil {
+		f.at = *count
+		*count++
+	}
+	if c.Ordered {
+		s.orders = append(s.orders, len(s.cols))
+	}
+	if c.Summed {
+		s.sums = append(s.sums, len(s.cols))
+	}
+	s.byName[name] = len(s.cols)
+	s.cols, s.fields = append(s.cols, c), append(s.fields, f)
+}
+
+// Columns lists the columns; a column's number is its place here.
+func (s *Schema) Columns() []Column { return s.cols }
+
+// Column finds a column by its name.
+func (s *Schema) Column(name string) (col int, ok bool) {
+	col, ok = s.byName[name]
+	return col, ok
+}
+
+// Col is [Schema.Column] for a name that must be there; it panics when not.
+func (s *Schema) Col(name string) int {
+	col, ok := s.byName[name]
+	if !ok {
+		panic(fmt.Sprintf("table: %s has no column %s", s.row, name))
+	}
+	return col
+}
+
+// TimeNumber is the form in which times are numbers: Unix nanoseconds with the
+// sign turned, so that earlier is less. Times outside the years 1678 to 2261
+// become the nearest that fits. ok is false for the zero time, which is null.
+func TimeNumber(t time.Time) (n uint64, ok bool) {
+	if t.IsZero() {
+		return 0, false
+	}
+	ns := t.UnixNano()
+	switch y := t.Year(); {
+	case y < 1678:
+		ns = math.MinInt64
+	case y > 2261:
+		ns = math.MaxInt64
+	}
+	return uint64(ns) ^ 1<<63, true
+}
+
+// NumberTime turns [TimeNumber] back, in UTC.
+func NumberTime(n uint64) time.Time { return time.Unix(0, int64(n^1<<63)).UTC() }
+
+// Value is what a trait or a cover holds. Booleans are 0 and 1.
+type Value struct {
+	Null bool
+	Num  uint64
+	Text string
+}
+
+// cell is one field of a row on its way into or out of columns.
+type cell struct {
+	num  uint64
+	text string
+	obj  any
+	null bool
+}
+
+// read takes a field out of the row v.
+func (f *field) read(v reflect.Value) (c cell) {
+	v = v.FieldByIndex(f.index)
+	if f.ptr {
+		if v.IsNil() {
+			return cell{null: true}
+		}
+		v = v.Elem()
+	}
+	switch f.typ.Kind() {
+	case reflect.String:
+		c.text = v.String()
+	case reflect.Bool:
+		if v.Bool() {
+			c.num = 1
+		}
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		c.num = uint64(v.Int())
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		c.num = v.Uint()
+	default:
+		if f.typ == timeType {
+			n, ok := TimeNumber(*v.Addr().Interface().(*time.Time))
+			return cell{num: n, null: !ok}
+		}
+		if f.kind == Trait {
+			// A list as a trait: its elements, each ended by NUL.
+			for i := range v.Len() {
+				c.text += v.Index(i).String() + "\x00"
+			}
+			c.null = v.IsNil()
+			return c
+		}
+		if f.ptr {
+			v = v.Addr()
+		}
+		if f.typ.Kind() != reflect.Struct && v.IsNil() {
+			return cell{null: true}
+		}
+		c.obj = v.Interface()
+	}
+	return c
+}
+
+// arena has the numbers and times that pointers of one row point to.
+type arena struct {
+	nums  []uint64
+	times []time.Time
+}
+
+// write puts a cell into the row v.
+func (f *field) write(v reflect.Value, c cell, a *arena) {
+	v = v.FieldByIndex(f.index)
+	if c.null {
+		return
+	}
+	if f.ptr {
+		switch {
+		case f.typ.Kind() == reflect.Uint64:
+			a.nums = append(a.nums, c.num)
+			v.Set(reflect.ValueOf(&a.nums[len(a.nums)-1]))
+			return
+		case f.typ == timeType:
+			a.times = append(a.times, NumberTime(c.num))
+			v.Set(reflect.ValueOf(&a.times[len(a.times)-1]))
+			return
+		case f.kind == Object:
+			v.Set(reflect.ValueOf(c.obj))
+			return
+		}
+		v.Set(reflect.New(f.typ))
+		v = v.Elem()
+	}
+	switch f.typ.Kind() {
+	case reflect.String:
+		v.SetString(c.text)
+	case reflect.Bool:
+		v.SetBool(c.num != 0)
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		v.SetInt(int64(c.num))
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		v.SetUint(c.num)
+	default:
+		switch {
+		case f.typ == timeType:
+			v.Set(reflect.ValueOf(NumberTime(c.num)))
+		case f.kind == Trait:
+			list := reflect.MakeSlice(f.typ, 0, strings.Count(c.text, "\x00"))
+			for part := range strings.SplitSeq(strings.TrimSuffix(c.text, "\x00"), "\x00") {
+				if c.text != "" {
+					list = reflect.Append(list, reflect.ValueOf(part).Convert(f.typ.Elem()))
+				}
+			}
+			v.Set(list)
+		case c.obj != nil:
+			v.Set(reflect.ValueOf(c.obj))
+		}
+	}
+}
+
+// Compare orders idents: slate, region, root.
+func (a *Ident) Compare(b *Ident) int {
+	return cmp.Or(strings.Compare(a.Slate, b.Slate), strings.Compare(a.Region, b.Region), strings.Compare(a.Root, b.Root))
+}
