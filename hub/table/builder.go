@@ -142,12 +142,11 @@ func (b *Builder[T]) chunk(s Slot) (*Chunk, int) {
 	case c == nil:
 		sc := b.t.schema
 		c = &Chunk{schema: sc, gen: b.gen, classes: &own[uint32]{gen: b.gen}, idents: &own[*Ident]{gen: b.gen},
-			lists: 7, nums: make([]*numbers, sc.nums), syms: make([]*own[uint32], sc.syms), texts: make([]*own[string], sc.texts), objs: make([]*own[any], sc.objs)}
+			lists: 7, nums: &block{gen: b.gen, cols: make([]numbers, sc.nums), data: make([]byte, 8)}, syms: make([]*own[uint32], sc.syms), texts: make([]*own[string], sc.texts), objs: make([]*own[any], sc.objs)}
 		p.chunks[i%pageChunks] = c
 	case c.gen != b.gen:
 		d := *c
 		d.gen = b.gen
-		d.nums = slices.Clone(c.nums)
 		d.lists = 0
 		c = &d
 		p.chunks[i%pageChunks] = c
@@ -322,7 +321,7 @@ func (b *Builder[T]) store(c *Chunk, i, col int, x cell) {
 		b.traits[f.at] = Value{x.null, x.num, x.text}
 	case Number, Time:
 		if !x.null {
-			c.nums[f.at] = c.nums[f.at].with(b.gen, i, x.num)
+			c.set(b.gen, f.at, i, x.num)
 		}
 	case Symbol:
 		id := b.symbol(f, x)
@@ -487,7 +486,7 @@ func (b *Builder[T]) SetNumber(s Slot, col int, v uint64) {
 		}
 		b.reorder(c, i, col, was, had, v, true)
 	}
-	c.nums[at] = c.nums[at].with(b.gen, i, v)
+	c.set(b.gen, at, i, v)
 }
 
 // SetNull takes a number or time of a row that is there away.
@@ -499,7 +498,7 @@ func (b *Builder[T]) SetNull(s Slot, col int) {
 	}
 	b.reorder(c, i, col, was, true, 0, false)
 	at := b.t.schema.fields[col].at
-	c.nums[at] = c.nums[at].without(b.gen, i)
+	c.unset(b.gen, at, i)
 }
 
 // reorder brings the order and the sums of a column to a row's new number.
@@ -554,8 +553,8 @@ func (b *Builder[T]) Remove(s Slot) {
 	c.live &^= 1 << i
 	b.t.live--
 	mine(b.gen, &c.idents)[i] = nil
-	for k, n := range c.nums {
-		c.nums[k] = n.without(b.gen, i)
+	for k := range c.nums.cols {
+		c.unset(b.gen, k, i)
 	}
 	clearAt(b.gen, c, &c.syms, 1, i)
 	clearAt(b.gen, c, &c.texts, 2, i)

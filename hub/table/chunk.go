@@ -13,7 +13,7 @@ type Chunk struct {
 	lists   uint8 // which of syms, texts and objs are this publication's own
 	classes *own[uint32]
 	idents  *own[*Ident]
-	nums    []*numbers
+	nums    *block
 	syms    []*own[uint32]
 	texts   []*own[string]
 	objs    []*own[any]
@@ -38,14 +38,21 @@ func (c *Chunk) Classes() *[ChunkRows]uint32 { return &c.classes.v }
 // Idents are those of all rows; nil where no row is.
 func (c *Chunk) Idents() *[ChunkRows]*Ident { return &c.idents.v }
 
+// block has all numbers of a chunk, column after column, so that a row's lie
+// together: one object for the collector, one copy for a change.
+type block struct {
+	gen  uint64
+	cols []numbers
+	data []byte // ends with 8 bytes more, so that a word can be read anywhere
+}
+
 // numbers is a column of 64 numbers, packed: each is base and what its width
 // bytes hold. Width 0: all are base.
 type numbers struct {
-	gen     uint64
 	base    uint64
 	present Mask
+	off     uint32
 	width   uint8
-	data    []byte // 64*width bytes and 8 more, so that a word can be read anywhere
 }
 
 func (n *numbers) mask() uint64 {
@@ -55,154 +62,140 @@ func (n *numbers) mask() uint64 {
 	return 1<<(8*n.width) - 1
 }
 
-func (n *numbers) get(i int) uint64 {
+func (b *block) get(n *numbers, i int) uint64 {
 	if n.width == 0 {
 		return n.base
 	}
-	return n.base + binary.LittleEndian.Uint64(n.data[i*int(n.width):])&n.mask()
+	return n.base + binary.LittleEndian.Uint64(b.data[int(n.off)+i*int(n.width):])&n.mask()
 }
 
-func (n *numbers) all(into *[ChunkRows]uint64) {
-	switch n.width {
+func (b *block) all(n *numbers, into *[ChunkRows]uint64) {
+	switch d := b.data[n.off:]; n.width {
 	case 0:
 		for i := range into {
 			into[i] = n.base
 		}
 	case 1:
-		d := n.data[:ChunkRows]
+		d = d[:ChunkRows]
 		for i := range into {
 			into[i] = n.base + uint64(d[i])
 		}
 	case 4:
-		d := n.data[:4*ChunkRows]
+		d = d[:4*ChunkRows]
 		for i := range into {
 			into[i] = n.base + uint64(binary.LittleEndian.Uint32(d[4*i:]))
 		}
 	case 8:
-		d := n.data[:8*ChunkRows]
+		d = d[:8*ChunkRows]
 		for i := range into {
 			into[i] = n.base + binary.LittleEndian.Uint64(d[8*i:])
 		}
 	default:
 		m, w := n.mask(), int(n.width)
 		for i := range into {
-			into[i] = n.base + binary.LittleEndian.Uint64(n.data[i*w:])&m
+			into[i] = n.base + binary.LittleEndian.Uint64(d[i*w:])&m
 		}
 	}
 }
 
 // fits reports whether v can be put without packing anew.
 func (n *numbers) fits(v uint64) bool {
-	return v >= n.base && v-n.base <= n.mask() || n.width == 0 && v == n.base
+	return n.present == 0 && n.width == 0 || v >= n.base && v-n.base <= n.mask()
 }
 
-// put sets a row's number; n is owned and v fits.
-func (n *numbers) put(i int, v uint64) {
+// put sets a row's number; the block is owned and v fits.
+func (b *block) put(n *numbers, i int, v uint64) {
+	if n.present == 0 && n.width == 0 {
+		n.base = v
+	}
 	n.present |= 1 << i
 	if n.width == 0 {
 		return
 	}
-	at := n.data[i*int(n.width):]
+	at := b.data[int(n.off)+i*int(n.width):]
 	m := n.mask()
 	binary.LittleEndian.PutUint64(at, binary.LittleEndian.Uint64(at)&^m|(v-n.base)&m)
 }
 
-func packedSize(width uint8) int {
-	if width == 0 {
-		return 0
+// mine gives the block that may be changed.
+func (c *Chunk) ownNumbers(gen uint64) *block {
+	if b := c.nums; b.gen != gen {
+		c.nums = &block{gen: gen, cols: append(make([]numbers, 0, len(b.cols)), b.cols...), data: append(make([]byte, 0, len(b.data)), b.data...)}
 	}
-	return ChunkRows*int(width) + 8
+	return c.nums
 }
 
-// pack makes a column of the values present.
-func pack(gen uint64, vals *[ChunkRows]uint64, present Mask, spare bool) *numbers {
-	n := &numbers{gen: gen, present: present}
-	if present == 0 {
-		return n
+// set sets a row's number.
+func (c *Chunk) set(gen uint64, at, i int, v uint64) {
+	b := c.ownNumbers(gen)
+	n := &b.cols[at]
+	if !n.fits(v) {
+		b.widen(at, i, v)
 	}
-	lo, hi := ^uint64(0), uint64(0)
-	for m := uint64(present); m != 0; m &= m - 1 {
-		v := vals[bits.TrailingZeros64(m)]
-		lo, hi = min(lo, v), max(hi, v)
+	b.put(n, i, v)
+}
+
+func (c *Chunk) unset(gen uint64, at, i int) {
+	if c.nums.cols[at].present&(1<<i) != 0 {
+		c.ownNumbers(gen).cols[at].present &^= 1 << i
 	}
-	n.base = lo
+}
+
+// widen packs a column anew so that row i can have v. A column that outgrew
+// its width goes on growing: it gets some room.
+func (b *block) widen(at, i int, v uint64) {
+	n := &b.cols[at]
+	var vals [ChunkRows]uint64
+	b.all(n, &vals)
+	lo, hi := v, v
+	for m := uint64(n.present &^ (1 << i)); m != 0; m &= m - 1 {
+		x := vals[bits.TrailingZeros64(m)]
+		lo, hi = min(lo, x), max(hi, x)
+	}
 	span := hi - lo
-	if spare && span != 0 {
-		// A column that outgrew its width will go on growing.
-		span |= span << 4
-		if span < hi-lo {
-			span = ^uint64(0)
+	if n.width > 0 && bits.Len64(span) < 61 {
+		span <<= 3
+	}
+	width := uint8((bits.Len64(span) + 7) / 8)
+	was, is := ChunkRows*int(n.width), ChunkRows*int(width)
+	if was != is {
+		end := int(n.off) + was
+		data := make([]byte, len(b.data)+is-was)
+		copy(data, b.data[:n.off])
+		copy(data[int(n.off)+is:], b.data[end:])
+		b.data = data
+		for k := range b.cols {
+			if o := &b.cols[k]; k != at && (o.off > n.off || o.off == n.off && k > at) {
+				o.off = uint32(int(o.off) + is - was)
+			}
 		}
 	}
-	n.width = uint8((bits.Len64(span) + 7) / 8)
-	if n.width > 0 {
-		n.data = make([]byte, packedSize(n.width))
-		for m := uint64(present); m != 0; m &= m - 1 {
-			i := bits.TrailingZeros64(m)
-			n.put(i, vals[i])
-		}
+	present := n.present
+	n.base, n.width = lo, width
+	for m := uint64(present &^ (1 << i)); m != 0; m &= m - 1 {
+		k := bits.TrailingZeros64(m)
+		b.put(n, k, vals[k])
 	}
-	return n
+	n.present = present
 }
 
 // Numbers gives a Number or Time column's values into a buffer, and which rows
 // have one. Of the others the buffer means nothing.
 func (c *Chunk) Numbers(col int, into *[ChunkRows]uint64) (present Mask) {
-	n := c.nums[c.schema.fields[col].at]
-	if n == nil || n.present == 0 {
-		return 0
+	n := &c.nums.cols[c.schema.fields[col].at]
+	if n.present != 0 {
+		c.nums.all(n, into)
 	}
-	n.all(into)
 	return n.present
-}
-
-// with gives the column with a row's number set, changed in place when it is
-// owned by this publication.
-func (n *numbers) with(gen uint64, i int, v uint64) *numbers {
-	switch {
-	case n == nil || n.present == 0:
-		fresh := &numbers{gen: gen, base: v, present: 1 << i}
-		return fresh
-	case n.fits(v):
-		if n.gen != gen {
-			c := *n
-			c.gen = gen
-			if n.width > 0 {
-				c.data = append(make([]byte, 0, len(n.data)), n.data...)
-			}
-			n = &c
-		}
-		n.put(i, v)
-		return n
-	}
-	var vals [ChunkRows]uint64
-	n.all(&vals)
-	vals[i] = v
-	return pack(gen, &vals, n.present|1<<i, n.width > 0)
-}
-
-func (n *numbers) without(gen uint64, i int) *numbers {
-	if n == nil || n.present&(1<<i) == 0 {
-		return n
-	}
-	c := *n
-	if n.gen != gen {
-		c.gen = gen
-		if n.width > 0 {
-			c.data = append(make([]byte, 0, len(n.data)), n.data...)
-		}
-	}
-	c.present &^= 1 << i
-	return &c
 }
 
 // Number is one row's number or time; ok is false when it has none.
 func (c *Chunk) Number(col, i int) (v uint64, ok bool) {
-	n := c.nums[c.schema.fields[col].at]
-	if n == nil || n.present&(1<<i) == 0 {
+	n := &c.nums.cols[c.schema.fields[col].at]
+	if n.present&(1<<i) == 0 {
 		return 0, false
 	}
-	return n.get(i), true
+	return c.nums.get(n, i), true
 }
 
 // Symbols are a Symbol column's ids; nil: all are 0.

@@ -140,11 +140,11 @@ func (t *Table) cell(class *Class, c *Chunk, i, col int) (cell, bool) {
 		x := class.stored[f.at]
 		return cell{num: x.Num, text: x.Text, null: x.Null}, !x.Null
 	case Number, Time:
-		n := c.nums[f.at]
-		if n == nil || n.present&(1<<i) == 0 {
+		n := &c.nums.cols[f.at]
+		if n.present&(1<<i) == 0 {
 			return cell{null: true}, false
 		}
-		return cell{num: n.get(i)}, true
+		return cell{num: c.nums.get(n, i)}, true
 	case Symbol:
 		ids := c.syms[f.at]
 		if ids == nil || ids.v[i] == 0 {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"runtime"
 	"slices"
@@ -328,7 +329,7 @@ func heap() uint64 {
 }
 
 func BenchmarkTable(b *testing.B) {
-	for _, n := range []int{10_000, 100_000, 1_000_000} {
+	for _, n := range sizes() {
 		before := heap()
 		began := time.Now()
 		w, sc := filled(n)
@@ -400,4 +401,12 @@ func BenchmarkTable(b *testing.B) {
 			}
 		})
 	}
+}
+
+// sizes are 10,000 and 100,000 rows, and a million with QUARRY_BENCH_BIG=1.
+func sizes() []int {
+	if os.Getenv("QUARRY_BENCH_BIG") == "1" {
+		return []int{1_000_000}
+	}
+	return []int{10_000, 100_000}
 }
