@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -53,16 +54,27 @@ type mirror struct {
 	closed      map[state.SessionID]string
 	mismatches  int
 	agreed      int // beats whose digest was that of the mirror
+	ordinals    map[state.SessionID]map[uint32]key
+	moves       int
+	whole       int
+	repairs     int
+	repaired    int // facts that repairs brought
+	buckets     int // that were asked for
+	// wait, when set, makes a region that has nothing wait for WantSnapshot.
+	wait bool
+	// deaf, when set, drops events that it says to drop, as a hub with a fault.
+	deaf func(e state.Event) bool
 }
 
 func newMirror(t testing.TB) *mirror {
 	return &mirror{t: t, beat: 100 * time.Millisecond, open: map[state.SessionID]state.Hello{},
-		closed: map[state.SessionID]string{}, facts: map[key]catalog.Fact{}, bad: map[key]catalog.Sum{}}
+		closed: map[state.SessionID]string{}, facts: map[key]catalog.Fact{}, bad: map[key]catalog.Sum{},
+		ordinals: map[state.SessionID]map[uint32]key{}}
 }
 
 func (m *mirror) Deliver(ctx context.Context, e state.Event) error {
 	switch e.(type) {
-	case state.Delta, state.Snapshot:
+	case state.Delta, state.Snapshot, state.Moves, state.Repair:
 		if m.gate != nil {
 			if err := m.gate(ctx); err != nil {
 				return err
@@ -71,6 +83,9 @@ func (m *mirror) Deliver(ctx context.Context, e state.Event) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.deaf != nil && m.deaf(e) {
+		return nil
+	}
 	switch e := e.(type) {
 	case state.Hello:
 		m.open[e.Session] = e
@@ -89,6 +104,8 @@ func (m *mirror) Deliver(ctx context.Context, e state.Event) error {
 		w := state.Welcome{Reporter: true, BucketID: m.bucket, Beat: m.beat}
 		if m.applied.Start == e.Start {
 			w.Resume = m.applied
+		} else {
+			w.Wait = m.wait
 		}
 		m.post(e.Session, w)
 	case state.Closed:
@@ -108,15 +125,15 @@ func (m *mirror) Deliver(ctx context.Context, e state.Event) error {
 			return nil
 		}
 		for _, f := range e.Facts {
-			k := key{f.Kind, f.Key}
-			if f.Revision.Compare(m.facts[k].Revision) < 0 {
-				continue
-			}
-			delete(m.facts, k)
-			delete(m.bad, k)
-			if f.Gone == "" {
-				m.facts[k] = f
-			}
+			m.take(e.Session, f)
+		}
+		m.ack(e.Upto)
+	case state.Moves:
+		if e.Session != m.reporter {
+			return nil
+		}
+		for _, mv := range e.Moves {
+			m.move(e.Session, mv)
 		}
 		m.ack(e.Upto)
 	case state.Snapshot:
@@ -127,7 +144,39 @@ func (m *mirror) Deliver(ctx context.Context, e state.Event) error {
 		clear(m.facts)
 		clear(m.bad)
 		for _, f := range e.Facts {
-			m.facts[key{f.Kind, f.Key}] = f
+			m.take(e.Session, f)
+		}
+		m.ack(e.Upto)
+	case state.Digests:
+		if e.Session != m.reporter || e.At != m.applied {
+			return nil
+		}
+		d := m.digest()
+		var differ []uint8
+		for i := range e.Buckets {
+			if d.Bucket(uint8(i)) != e.Buckets[i] {
+				differ = append(differ, uint8(i))
+			}
+		}
+		m.buckets += len(differ)
+		if len(differ) > len(e.Buckets)/2 {
+			m.post(e.Session, state.WantSnapshot{Why: "most buckets differ"})
+		} else if len(differ) > 0 {
+			m.post(e.Session, state.WantBuckets{Buckets: differ})
+		}
+	case state.Repair:
+		if e.Session != m.reporter {
+			return nil
+		}
+		m.repairs++
+		m.repaired += len(e.Facts)
+		in := func(k key) bool {
+			return slices.Contains(e.Buckets, catalog.BucketOf(uint32(k.kind), k.key))
+		}
+		maps.DeleteFunc(m.facts, func(k key, _ catalog.Fact) bool { return in(k) })
+		maps.DeleteFunc(m.bad, func(k key, _ catalog.Sum) bool { return in(k) })
+		for _, f := range e.Facts {
+			m.take(e.Session, f)
 		}
 		m.ack(e.Upto)
 	case state.Beat:
@@ -138,11 +187,48 @@ func (m *mirror) Deliver(ctx context.Context, e state.Event) error {
 				m.agreed++
 			} else {
 				m.mismatches++
-				m.post(e.Session, state.WantSnapshot{Why: "the digests differ"})
+				m.post(e.Session, state.WantDigests{Why: "the digests differ"})
 			}
 		}
 	}
 	return nil
+}
+
+// take keeps a fact unless something newer is known.
+func (m *mirror) take(session state.SessionID, f catalog.Fact) {
+	m.whole++
+	k := key{f.Kind, f.Key}
+	if f.Ordinal > 0 {
+		if m.ordinals[session] == nil {
+			m.ordinals[session] = map[uint32]key{}
+		}
+		m.ordinals[session][f.Ordinal] = k
+	}
+	if f.Revision.Compare(m.facts[k].Revision) < 0 {
+		return
+	}
+	delete(m.facts, k)
+	delete(m.bad, k)
+	if f.Gone == "" {
+		m.facts[k] = f
+	}
+}
+
+// move moves the one number that the tests' placements have.
+func (m *mirror) move(session state.SessionID, mv catalog.Move) {
+	m.moves++
+	k := m.ordinals[session][mv.Ordinal]
+	f, ok := m.facts[k]
+	if !ok || mv.Counter <= f.Revision.Counter {
+		return
+	}
+	if mv.Mask != 1<<8 || mv.Null != 0 || catalog.MoveFields[8] != "position" {
+		m.t.Errorf("%+v: only positions move here", mv)
+	}
+	s := *f.Sighting
+	s.Position = &mv.Values[8]
+	f.Sighting, f.Revision.Counter, f.Sum = &s, mv.Counter, f.Sum.Moved(mv.Counter, mv.Packed)
+	m.facts[k] = f
 }
 
 func (m *mirror) ack(upto catalog.Revision) {
@@ -159,6 +245,22 @@ func (m *mirror) digest() *catalog.Digest {
 		d.Add(s)
 	}
 	return &d
+}
+
+// spoil flips the sums of some facts, as faulty memory would, and says of how
+// many. The caller holds the lock.
+func (m *mirror) spoil(rng *rand.Rand, n int) int {
+	n = min(n, len(m.facts))
+	left := n
+	for k, f := range m.facts {
+		if left == 0 {
+			break
+		}
+		f.Sum.Lo ^= 1 << rng.IntN(64)
+		m.facts[k] = f
+		left--
+	}
+	return n
 }
 
 // do calls f under the mirror's lock.
@@ -193,7 +295,7 @@ type hub struct {
 
 func startHub(t testing.TB, m *mirror, addr string) *hub {
 	t.Helper()
-	srv := session.New(session.Options{Inbox: m, Beat: m.beat})
+	srv := session.New(session.Options{Inbox: m, Beat: m.beat, Every: -1})
 	m.do(func() {
 		m.post = srv.Post
 		m.open, m.closed, m.reporter = map[state.SessionID]state.Hello{}, map[state.SessionID]string{}, 0
@@ -218,7 +320,7 @@ func startHub(t testing.TB, m *mirror, addr string) *hub {
 func options(addr string) report.Options {
 	return report.Options{
 		Region: "eu", Cluster: "k1", Agent: "pod-1", Hub: addr, Start: 1000, Seed: 1,
-		Backoff: 2 * time.Millisecond, RefusedEvery: 50 * time.Millisecond,
+		Backoff: 2 * time.Millisecond, RefusedEvery: 50 * time.Millisecond, Linger: time.Millisecond,
 	}
 }
 

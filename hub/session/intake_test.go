@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -104,6 +105,12 @@ func say(o outcome) string {
 			words = append(words, fmt.Sprintf("delta of %d up to %d", len(e.Facts), e.Upto.Counter))
 		case state.Quarantined:
 			words = append(words, "quarantined "+strings.TrimSpace(e.Kind+" "+e.Key))
+		case state.Moves:
+			words = append(words, fmt.Sprintf("%d moves up to %d", len(e.Moves), e.Upto.Counter))
+		case state.Digests:
+			words = append(words, fmt.Sprintf("digests of %d at %d", e.Count, e.At.Counter))
+		case state.Repair:
+			words = append(words, fmt.Sprintf("repair of %d with %d up to %d", len(e.Buckets), len(e.Facts), e.Upto.Counter))
 		case state.Beat:
 			words = append(words, fmt.Sprintf("beat at %d", e.At.Counter))
 		default:
@@ -112,6 +119,9 @@ func say(o outcome) string {
 	}
 	if o.want != "" {
 		words = append(words, "want")
+	}
+	if o.resume {
+		words = append(words, "again")
 	}
 	if o.refuse != "" {
 		words = append(words, "refuse")
@@ -226,7 +236,9 @@ func TestDeltasNeedWhatTheyAddTo(t *testing.T) {
 	t.Run("with a hole before them", func(t *testing.T) {
 		s := newScript(t)
 		s.whole(2, sight("a", 2))
-		expect(t, s.delta(3, 4, sight("a", 4)), "want")
+		expect(t, s.delta(3, 4, sight("a", 4)), "again")
+		expect(t, s.delta(4, 5, sight("a", 5)), "") // it was asked already
+		expect(t, s.delta(2, 5, sight("a", 5)), "delta of 1 up to 5")
 	})
 	t.Run("an overlap is harmless", func(t *testing.T) {
 		s := newScript(t)
@@ -236,7 +248,7 @@ func TestDeltasNeedWhatTheyAddTo(t *testing.T) {
 	t.Run("a beat beyond what was heard", func(t *testing.T) {
 		s := newScript(t)
 		s.whole(2, sight("a", 2))
-		expect(t, s.beat(&quarryv1.Beat{At: rev(3)}), "beat at 3, want")
+		expect(t, s.beat(&quarryv1.Beat{At: rev(3)}), "beat at 3, again")
 	})
 	t.Run("one bad record does not hold back the others", func(t *testing.T) {
 		s := newScript(t)
@@ -324,13 +336,13 @@ func TestHelloIsCheckedBeforeTheHubHearsIt(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			h := &quarryv1.Hello{MinVersion: 1, MaxVersion: 1, Region: "eu", Cluster: "k1", Start: 9, Generation: 9}
 			c.change(h)
-			_, err := checkHello(&quarryv1.AgentFrame{Number: 1, Body: &quarryv1.AgentFrame_Hello{Hello: h}})
+			_, _, err := checkHello(&quarryv1.AgentFrame{Number: 1, Body: &quarryv1.AgentFrame_Hello{Hello: h}})
 			if (err == nil) != (c.why == "") || (err != nil && !strings.Contains(err.Error(), c.why)) {
 				t.Errorf("error %v, want one with %q", err, c.why)
 			}
 		})
 	}
-	if _, err := checkHello(&quarryv1.AgentFrame{Number: 1}); err == nil {
+	if _, _, err := checkHello(&quarryv1.AgentFrame{Number: 1}); err == nil {
 		t.Error("a frame that is no hello was taken for one")
 	}
 }
@@ -361,16 +373,30 @@ func FuzzFrame(f *testing.F) {
 		&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_SnapshotEnd{SnapshotEnd: &quarryv1.SnapshotEnd{}}},
 		&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_Delta{Delta: &quarryv1.Delta{From: rev(1), Upto: rev(2), Records: []*quarryv1.Record{sight("a", 2)}}}},
 	)
+	declared := sight("a", 1)
+	declared.Ordinal = 7
+	seed(
+		&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_SnapshotBegin{SnapshotBegin: &quarryv1.SnapshotBegin{Count: 1, Digest: root[:], Upto: rev(1)}}},
+		&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_SnapshotBatch{SnapshotBatch: &quarryv1.SnapshotBatch{Records: []*quarryv1.Record{declared}}}},
+		&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_SnapshotEnd{SnapshotEnd: &quarryv1.SnapshotEnd{}}},
+		&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_Delta{Delta: &quarryv1.Delta{From: rev(1), Upto: rev(4), Moves: move(move(nil, 7, 1, 5), 7, 2, 6)}}},
+		&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_Digests{Digests: &quarryv1.Digests{At: rev(4), Buckets: make([]byte, 4096), Count: 1}}},
+		&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_RepairBegin{RepairBegin: &quarryv1.RepairBegin{Buckets: []byte{catalog.BucketOf(1, "a")}, Count: 1, Digest: root[:], Upto: rev(4)}}},
+		&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_RepairBatch{RepairBatch: &quarryv1.RepairBatch{Records: []*quarryv1.Record{a}}}},
+		&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_RepairEnd{RepairEnd: &quarryv1.RepairEnd{}}},
+	)
 	seed(&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_Hello{Hello: &quarryv1.Hello{Region: "eu"}}})
 	f.Add([]byte("\x00\x03\xff\xff\xff"))
 
 	f.Fuzz(func(t *testing.T, all []byte) {
 		in := intake{id: 1, start: 9, token: 5, number: 1, maxStaged: 4096}
 		upto := uint64(0)
+		asked := []uint8{catalog.BucketOf(1, "a")}
+		in.wanted(asked)
 		for len(all) >= 2 {
 			n := min(int(all[0])<<8|int(all[1]), len(all)-2)
 			if fr, err := wire.DecodeFrame(all[2 : 2+n]); err == nil {
-				_, _ = checkHello(fr)
+				_, _, _ = checkHello(fr)
 			}
 			out := in.frame(all[2:2+n], wire.MaxFrame)
 			all = all[2+n:]
@@ -383,6 +409,19 @@ func FuzzFrame(f *testing.F) {
 					facts = e.Facts
 					if (len(e.Facts) == 0) != e.Empty && in.staged != nil {
 						t.Error("an empty snapshot that nobody meant")
+					}
+				case state.Repair:
+					facts = e.Facts
+					if !slices.Equal(e.Buckets, asked) {
+						t.Error("a repair that nobody asked for")
+					}
+				case state.Moves:
+					last := uint64(0)
+					for _, m := range e.Moves {
+						if m.Counter <= last || m.Counter > e.Upto.Counter || m.Ordinal == 0 || m.Mask == 0 && m.Null != 0 {
+							t.Errorf("%+v after %d", m, last)
+						}
+						last = m.Counter
 					}
 				}
 				for _, fact := range facts {
@@ -428,7 +467,7 @@ func TestLostAndRepeatedFramesNeverPassForWhole(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		s := newScript(t)
 		agent, hub := map[string]uint64{}, map[string]uint64{}
-		head, sent, based := uint64(0), uint64(0), false
+		head, sent, based, again := uint64(0), uint64(0), false, false
 		apply := func(o outcome) {
 			for _, e := range o.events {
 				switch e := e.(type) {
@@ -445,6 +484,9 @@ func TestLostAndRepeatedFramesNeverPassForWhole(t *testing.T) {
 			}
 			if o.want != "" {
 				based = false
+			}
+			if o.resume {
+				again = true
 			}
 		}
 		for range 300 {
@@ -485,11 +527,20 @@ func TestLostAndRepeatedFramesNeverPassForWhole(t *testing.T) {
 			}
 			from := sent
 			sent = head
-			pass(func() outcome { return s.delta(from, head, sight(k, head)) })
+			recs := []*quarryv1.Record{sight(k, head)}
+			if again { // everything after what the hub has had
+				again, from, recs = false, s.in.upto, nil
+				for k, at := range agent {
+					if at > from {
+						recs = append(recs, sight(k, at))
+					}
+				}
+			}
+			pass(func() outcome { return s.delta(from, head, recs...) })
 		}
 		// Calm: a beat finds out what is missing, or there is nothing missing.
 		apply(s.beat(&quarryv1.Beat{At: rev(head)}))
-		if based && !s.in.asked && !reflect.DeepEqual(agent, hub) {
+		if based && !s.in.asked && !again && !reflect.DeepEqual(agent, hub) {
 			t.Errorf("seed %d: the hub takes %v for %v", seed, hub, agent)
 		}
 	}

@@ -51,6 +51,13 @@ type Options struct {
 	// Beat is the interval of a session that no Welcome gave another, 5 s when
 	// zero. A session is closed after three without a good frame.
 	Beat time.Duration
+	// Every is the least time between sessions of one agent in the long run, 3 s
+	// when zero: one that comes back at once is let in a few times, and then
+	// waits. Negative: none waits.
+	Every time.Duration
+	// Drain is how long what was said to an agent may stay unread before its
+	// session is closed, 45 s when zero.
+	Drain time.Duration
 	// HelloWithin is how long a stream may take to say hello, 10 s when zero.
 	HelloWithin time.Duration
 }
@@ -63,6 +70,8 @@ type Server struct {
 	mu       sync.Mutex
 	last     state.SessionID
 	sessions map[state.SessionID]*session
+
+	damper damper
 
 	stop     context.Context // ends when Run is asked to
 	children sync.WaitGroup  // the readers and writers of all streams
@@ -85,12 +94,19 @@ func New(o Options) *Server {
 	if o.HelloWithin <= 0 {
 		o.HelloWithin = 10 * time.Second
 	}
-	return &Server{o: o, sessions: map[state.SessionID]*session{}, stop: context.Background()}
+	if o.Drain <= 0 {
+		o.Drain = 45 * time.Second
+	}
+	if o.Every == 0 {
+		o.Every = 3 * time.Second
+	}
+	return &Server{o: o, sessions: map[state.SessionID]*session{}, stop: context.Background(),
+		damper: damper{every: o.Every, log: o.Log, flaps: map[string]*flap{}}}
 }
 
 // streamWindow is what one agent may have under way to a hub that does not
 // read: the bound of what a stalled session costs.
-const streamWindow = 512 << 10
+const streamWindow = maxUnderway + 256<<10
 
 // Run serves lis until ctx ends, then closes every session and returns nil
 // when the last has gone. It closes lis. It may be called once.
@@ -106,7 +122,7 @@ func (s *Server) Run(ctx context.Context, lis net.Listener) error {
 		// told the limit on a session that goes on.
 		grpc.MaxRecvMsgSize(4 * wire.MaxFrame),
 		grpc.InitialWindowSize(streamWindow),
-		grpc.InitialConnWindowSize(2 * streamWindow),
+		grpc.InitialConnWindowSize(streamWindow),
 		grpc.MaxConcurrentStreams(4), // of one connection; an agent has one
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		// Less than what the agent's side does, or it would be sent away for it.
@@ -146,7 +162,7 @@ func (s *Server) checkAddress(a net.Addr) error {
 }
 
 // Post says m to a session. It never blocks. Of welcomes, acknowledgements and
-// wants that are not sent yet the newest wins; a Refuse ends the session once
+// each kind of wants that are not sent yet the newest wins; a Refuse ends the session once
 // it is sent. A session that is gone is ignored.
 func (s *Server) Post(to state.SessionID, m state.Message) {
 	s.mu.Lock()
@@ -166,11 +182,14 @@ func (s *Server) Session(stream quarryv1.Federation_SessionServer) error {
 	frames := make(chan incoming) // unbuffered: one frame ahead at most
 	s.children.Go(func() { read(ctx, stream, frames) })
 
-	hello, err := s.hello(ctx, frames)
+	hello, offer, err := s.hello(ctx, frames)
+	if err == nil {
+		err = s.damper.admit(ctx, hello.Region+"\x00"+hello.Cluster+"\x00"+hello.Agent)
+	}
 	if err != nil {
 		return refuseStream(stream, err)
 	}
-	se := s.open(hello)
+	se := s.open(hello, offer)
 	defer s.forget(se)
 	s.o.Log.Info("agent connected", "session", se.id, "region", hello.Region, "cluster", hello.Cluster, "agent", hello.Agent)
 	// Deferred before the hello is delivered: whoever may have heard of the
@@ -183,37 +202,37 @@ func (s *Server) Session(stream quarryv1.Federation_SessionServer) error {
 		why = reason(ctx, err)
 		return closing(why)
 	}
-	s.children.Go(func() { se.write(ctx, stream) })
+	s.children.Go(func() { se.write(ctx, stream, end) })
 	why = s.serve(ctx, se, frames)
 	return closing(why)
 }
 
 // hello waits for the first frame.
-func (s *Server) hello(ctx context.Context, frames <-chan incoming) (state.Hello, error) {
+func (s *Server) hello(ctx context.Context, frames <-chan incoming) (state.Hello, offer, error) {
 	late := time.NewTimer(s.o.HelloWithin)
 	defer late.Stop()
 	select {
 	case in := <-frames:
 		if in.err != nil {
-			return state.Hello{}, in.err
+			return state.Hello{}, offer{}, in.err
 		}
 		f, err := wire.DecodeFrame(in.raw)
 		if err != nil {
-			return state.Hello{}, &refusal{err.Error()}
+			return state.Hello{}, offer{}, &refusal{err.Error()}
 		}
-		h, err := checkHello(f)
+		h, o, err := checkHello(f)
 		if err != nil {
-			return state.Hello{}, &refusal{err.Error()}
+			return state.Hello{}, offer{}, &refusal{err.Error()}
 		}
-		return h, nil
+		return h, o, nil
 	case <-late.C:
-		return state.Hello{}, fmt.Errorf("no hello within %s", s.o.HelloWithin)
+		return state.Hello{}, offer{}, fmt.Errorf("no hello within %s", s.o.HelloWithin)
 	case <-ctx.Done():
-		return state.Hello{}, context.Cause(ctx)
+		return state.Hello{}, offer{}, context.Cause(ctx)
 	}
 }
 
-func (s *Server) open(h state.Hello) *session {
+func (s *Server) open(h state.Hello, o offer) *session {
 	var token [8]byte
 	rand.Read(token[:]) // never fails
 	se := &session{
@@ -223,8 +242,12 @@ func (s *Server) open(h state.Hello) *session {
 		greeting: make(chan struct{}, 1),
 		beat:     s.o.Beat,
 		maxFrame: s.o.MaxFrame,
+		version:  o.version,
+		window:   o.window,
+		drain:    s.o.Drain,
 		intake:   intake{start: h.Start, token: binary.BigEndian.Uint64(token[:]) | 1, number: 1, maxStaged: s.o.MaxSnapshot},
 		inbox:    s.o.Inbox,
+		credit:   credit{since: time.Now()},
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

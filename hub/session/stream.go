@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,8 +15,10 @@ import (
 	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/quarry-db/quarry/hub/state"
+	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/pkg/wire"
 	quarryv1 "github.com/quarry-db/quarry/proto/quarry/v1"
 )
@@ -27,6 +30,9 @@ type session struct {
 	log      *slog.Logger
 	inbox    Inbox
 	maxFrame int
+	version  uint32 // of the protocol
+	drain    time.Duration
+	window   uint64 // bytes that the agent lets be under way; 0: any number
 
 	poke     chan struct{} // something is in the mailbox
 	greeting chan struct{} // a Welcome is being sent: silence counts anew
@@ -37,6 +43,41 @@ type session struct {
 	beat    time.Duration
 	greeted bool // a Welcome was taken for sending
 	intake  intake
+	welcome state.Welcome // the last
+	credit  credit
+}
+
+// maxUnderway is what an agent may have under way to a hub that has not taken
+// it. With the frame in hand and what the transport lets pass beyond it a
+// session that does not move on costs a megabyte.
+const maxUnderway = 512 << 10
+
+// maxMailbox is the most bytes that one mailbox sends.
+const maxMailbox = 640 << 10
+
+// notDrained is why a session whose agent does not read is closed.
+func notDrained(within time.Duration) error {
+	return fmt.Errorf("the agent has not read within %s what was said to it: its link or the agent is stuck", within)
+}
+
+// credit is what is under way in either direction, in bytes.
+type credit struct {
+	taken, told uint64 // of the agent's frames: taken, and what of it the agent knows
+
+	sent, read uint64    // to the agent: sent, and known to be read
+	mark       uint64    // what was sent when
+	since      time.Time // the agent had last read what was sent
+}
+
+// hears notes how much the agent has read, and whether it reads at all.
+func (c *credit) hears(read uint64, now time.Time, within time.Duration) error {
+	c.read = min(max(c.read, read), c.sent)
+	if c.read >= c.mark {
+		c.mark, c.since = c.sent, now
+	} else if now.Sub(c.since) > within {
+		return notDrained(within)
+	}
+	return nil
 }
 
 // mailbox is what is to be said, newest of each kind.
@@ -44,6 +85,8 @@ type mailbox struct {
 	welcome     *state.Welcome
 	ack         *state.Ack
 	want        *state.WantSnapshot
+	digests     *state.WantDigests
+	buckets     *state.WantBuckets
 	refuse      *state.Refuse
 	quarantined []*quarryv1.Quarantined
 }
@@ -62,6 +105,10 @@ func (se *session) post(m state.Message) {
 		se.mailbox.ack = &m
 	case state.WantSnapshot:
 		se.mailbox.want = &m
+	case state.WantDigests:
+		se.mailbox.digests = &m
+	case state.WantBuckets:
+		se.mailbox.buckets = &m
 	case state.Refuse:
 		if se.mailbox.refuse == nil {
 			se.mailbox.refuse = &m
@@ -101,7 +148,7 @@ func (se *session) refuseWhy() string {
 func (se *session) patience() time.Duration {
 	se.mu.Lock()
 	defer se.mu.Unlock()
-	return 3 * se.beat
+	return max(min(3*se.beat, 45*time.Second), se.beat*3/2)
 }
 
 // take handles one frame: it delivers what the frame means and says whether
@@ -117,7 +164,18 @@ func (se *session) take(ctx context.Context, raw []byte) (good bool, err error) 
 	if out.want != "" {
 		se.mailbox.want = &state.WantSnapshot{Why: out.want}
 	}
+	if out.resume && se.greeted {
+		w := se.welcome
+		w.Reporter, w.Wait, w.Resume = true, false, catalog.Revision{Start: se.intake.start, Counter: se.intake.upto}
+		se.mailbox.welcome = &w
+	}
+	if se.window > 0 && out.beat {
+		err = se.credit.hears(out.read, time.Now(), se.drain)
+	}
 	se.mu.Unlock()
+	if err != nil {
+		return false, err
+	}
 	if out.refuse != "" {
 		se.post(state.Refuse{Why: out.refuse})
 	}
@@ -130,13 +188,32 @@ func (se *session) take(ctx context.Context, raw []byte) (good bool, err error) 
 			return out.good, err
 		}
 	}
+	if out.charged {
+		// Only now: what the inbox has not taken is still under way.
+		se.mu.Lock()
+		se.credit.taken += uint64(len(raw))
+		tell := se.credit.taken-se.credit.told >= maxUnderway/4
+		se.mu.Unlock()
+		if tell {
+			se.wake()
+		}
+	}
 	return out.good, nil
 }
 
 // write sends what is in the mailbox, and a pulse each beat, until ctx ends.
-// It is the only sender of the stream once the session is open.
-func (se *session) write(ctx context.Context, stream quarryv1.Federation_SessionServer) {
-	pulse := time.NewTicker(se.patience() / 3)
+// It is the only sender of the stream once the session is open. An agent that
+// does not let it go on ends the session.
+func (se *session) write(ctx context.Context, stream quarryv1.Federation_SessionServer, end context.CancelCauseFunc) {
+	send := func(f *quarryv1.HubFrame) bool {
+		stuck := time.AfterFunc(se.drain, func() { end(notDrained(se.drain)) })
+		defer stuck.Stop()
+		se.mu.Lock()
+		se.credit.sent += uint64(proto.Size(f))
+		se.mu.Unlock()
+		return stream.Send(f) == nil // else the reader hears why
+	}
+	pulse := time.NewTicker(pulseOf(se.beatNow()))
 	defer pulse.Stop()
 	for {
 		select {
@@ -145,11 +222,11 @@ func (se *session) write(ctx context.Context, stream quarryv1.Federation_Session
 		case <-se.poke:
 			frames, last := se.collect()
 			for _, f := range frames {
-				if stream.Send(f) != nil {
-					return // the reader hears why
+				if !send(f) {
+					return
 				}
-				if w := f.GetWelcome(); w != nil {
-					pulse.Reset(time.Duration(w.GetBeatMs()) * time.Millisecond)
+				if f.GetWelcome() != nil {
+					pulse.Reset(pulseOf(se.beatNow()))
 				}
 			}
 			if last {
@@ -161,11 +238,20 @@ func (se *session) write(ctx context.Context, stream quarryv1.Federation_Session
 			se.mu.Lock()
 			heard := se.intake.number
 			se.mu.Unlock()
-			if stream.Send(&quarryv1.HubFrame{Body: &quarryv1.HubFrame_Pulse{Pulse: &quarryv1.Pulse{Heard: heard}}}) != nil {
+			if !send(&quarryv1.HubFrame{Body: &quarryv1.HubFrame_Pulse{Pulse: &quarryv1.Pulse{Heard: heard}}}) {
 				return
 			}
 		}
 	}
+}
+
+// pulseOf is how often a hub says that it lives.
+func pulseOf(beat time.Duration) time.Duration { return min(beat, 15*time.Second) }
+
+func (se *session) beatNow() time.Duration {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	return se.beat
 }
 
 // collect empties the mailbox into frames; last says that nothing may follow.
@@ -183,9 +269,14 @@ func (se *session) collect() (frames []*quarryv1.HubFrame, last bool) {
 		case se.greeting <- struct{}{}:
 		default:
 		}
+		se.welcome = *w
 		f := &quarryv1.Welcome{
-			Version: wire.MaxVersion, Session: se.intake.token, Reporter: w.Reporter, BucketId: w.BucketID,
+			Version: se.version, Session: se.intake.token, Reporter: w.Reporter, BucketId: w.BucketID,
 			BeatMs: uint32(se.beat.Milliseconds()), SpreadMs: uint32(max(w.Spread, 0).Milliseconds()),
+			Wait: w.Wait, Ahead: uint32(max(w.Ahead, 0)),
+		}
+		if se.version >= wire.Moving {
+			f.Credit = maxUnderway
 		}
 		if w.Resume.Counter > 0 {
 			f.Resume = &quarryv1.Revision{Start: w.Resume.Start, Counter: w.Resume.Counter}
@@ -197,13 +288,33 @@ func (se *session) collect() (frames []*quarryv1.HubFrame, last bool) {
 	if !se.greeted && m.refuse == nil {
 		return nil, false // nothing comes before the Welcome
 	}
+	if c := &se.credit; m.refuse == nil && se.window > 0 && c.sent-c.read+maxMailbox > max(se.window, maxMailbox) {
+		return frames, false // the newest waits until the agent has read; its beat pokes
+	}
 	for _, q := range m.quarantined {
 		frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_Quarantined{Quarantined: q}})
 	}
 	m.quarantined = nil
 	if m.want != nil {
+		se.intake.wanted(nil)
 		frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_WantSnapshot{WantSnapshot: &quarryv1.WantSnapshot{Why: m.want.Why}}})
 		m.want = nil
+	}
+	if m.digests != nil {
+		frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_WantDigests{WantDigests: &quarryv1.WantDigests{Why: m.digests.Why}}})
+		m.digests = nil
+	}
+	if m.buckets != nil {
+		buckets := slices.Compact(slices.Sorted(slices.Values(m.buckets.Buckets)))
+		if len(buckets) > 0 {
+			se.intake.wanted(buckets)
+			frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_WantBuckets{WantBuckets: &quarryv1.WantBuckets{Buckets: buckets}}})
+		}
+		m.buckets = nil
+	}
+	if c := &se.credit; se.version >= wire.Moving && c.taken-c.told >= maxUnderway/4 {
+		c.told = c.taken
+		frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_Credit{Credit: &quarryv1.Credit{Taken: c.taken}}})
 	}
 	if m.ack != nil {
 		frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_Ack{Ack: &quarryv1.Ack{

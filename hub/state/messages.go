@@ -145,6 +145,10 @@ type Welcome struct {
 	Beat     time.Duration // how often to beat
 	// Spread is the window over which the agent should scatter a reconnect.
 	Spread time.Duration
+	// Wait: a snapshot is wanted, and WantSnapshot says when. Ahead is how many
+	// regions are before this one.
+	Wait  bool
+	Ahead int
 }
 
 // Ack says that everything up to Applied is in the view.

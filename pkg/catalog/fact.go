@@ -45,6 +45,8 @@ type Fact struct {
 	// travelled, which may hold fields this process does not know. Zero for
 	// facts that did not come over the wire. A withdrawn fact's is zero too.
 	Sum Sum
+	// Ordinal is what the session calls this placement in its moves; 0: nothing.
+	Ordinal uint32
 
 	Sighting     *Sighting
 	RestorePoint *RestorePoint

@@ -1,0 +1,5 @@
+//go:build e2e
+
+package link
+
+func init() { cutsEach = 125 }
