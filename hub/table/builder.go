@@ -95,9 +95,10 @@ func (t *Table) Named(name string) Slot {
 	return None
 }
 
-// Row makes the row at a slot; nil when there is none.
+// Row makes the row at a slot as it was put, whatever its class covers; nil
+// when there is none.
 func (b *Builder[T]) Row(s Slot) *T {
-	r, _ := b.t.Row(s).(*T)
+	r, _ := b.t.Stored(s).(*T)
 	return r
 }
 
@@ -247,7 +248,7 @@ func (b *Builder[T]) change(old, id *Ident, v reflect.Value) Slot {
 	for col := range sc.fields {
 		f := &sc.fields[col]
 		if f.index == nil || f.kind == Name {
-			continue
+			continue // hidden, or told by the ident
 		}
 		now := f.read(v)
 		switch f.kind {

@@ -95,6 +95,23 @@ func (t *Table) Find(region, root string) Slot {
 	return None
 }
 
+// In yields the rows of a region in the order of their roots.
+func (t *Table) In(region string, yield func(id *Ident) bool) {
+	t.keys.Ascend(&Ident{Region: region}, func(id *Ident) bool { return id.Region == region && yield(id) })
+}
+
+// Stored makes the row at s as it was put, whatever its class covers; nil when
+// no row is there.
+func (t *Table) Stored(s Slot) any {
+	c, i := t.at(s)
+	if c == nil {
+		return nil
+	}
+	v := reflect.New(t.schema.row)
+	t.fill(v.Elem(), c, i, false)
+	return v.Interface()
+}
+
 // Row makes the row at s: a pointer to the struct of the schema, the caller's
 // to keep; lists and maps in it are shared and nobody may change them. Virtual
 // fields are empty. nil when no row is there.
@@ -104,11 +121,12 @@ func (t *Table) Row(s Slot) any {
 		return nil
 	}
 	v := reflect.New(t.schema.row)
-	t.fill(v.Elem(), c, i)
+	t.fill(v.Elem(), c, i, true)
 	return v.Interface()
 }
 
-func (t *Table) fill(v reflect.Value, c *Chunk, i int) {
+// fill writes the fields of a row.
+func (t *Table) fill(v reflect.Value, c *Chunk, i int, covered bool) {
 	s := t.schema
 	a := arena{nums: make([]uint64, 0, s.nums)}
 	class := t.classes[c.classes.v[i]]
@@ -117,7 +135,7 @@ func (t *Table) fill(v reflect.Value, c *Chunk, i int) {
 		if f.index == nil {
 			continue // hidden
 		}
-		if s.cols[col].Covered {
+		if covered && s.cols[col].Covered {
 			if x, ok := class.Covers(col); ok {
 				f.write(v, cell{num: x.Num, text: x.Text, null: x.Null}, &a)
 				continue

@@ -61,10 +61,10 @@ func SchemaOf[T any](o Options) *Schema {
 		}
 		part := slices.Index(o.Ident[:], name)
 		switch {
-		case part >= 0:
+		case part >= 0 && !slices.Contains(o.Traits, name):
 			f.kind, f.at = Name, part
-			s.names[part] = len(s.cols)
 		case slices.Contains(o.Traits, name):
+			// May be a part of the ident too: then classes tell it apart.
 			f.kind, f.at = Trait, len(s.traits)
 			s.traits = append(s.traits, len(s.cols))
 		case slices.Contains(o.Symbols, name):
@@ -79,6 +79,9 @@ func SchemaOf[T any](o Options) *Schema {
 			f.kind = Object
 		default:
 			panic(fmt.Sprintf("table: %s.%s: no column for a %s; make it a trait", s.row, sf.Name, sf.Type))
+		}
+		if part >= 0 {
+			s.names[part] = len(s.cols)
 		}
 		s.add(name, f, o)
 	}

@@ -19,7 +19,7 @@ import (
 func placements() *Schema {
 	return SchemaOf[catalog.Placement](Options{
 		Ident: [3]string{"slate", "region", "root"},
-		Traits: []string{"kind", "kind_from", "seen", "state", "incarnation_kept", "initialized", "extractor", "compaction",
+		Traits: []string{"region", "kind", "kind_from", "seen", "state", "incarnation_kept", "initialized", "extractor", "compaction",
 			"position_domain", "manifest_version", "registered"},
 		Symbols: []string{"owner", "contact", "labels"}, Ordered: []string{"bytes"}, Summed: []string{"bytes"},
 		Covered: []string{"state", "state_reason", "state_since"}, Hidden: []string{"counter", "sum_hi", "sum_lo"},
