@@ -19,8 +19,14 @@ type pipes struct {
 	conns chan net.Conn
 	once  sync.Once
 	done  chan struct{}
-	// lost drops what agents write, as a network does that works one way.
-	lost atomic.Bool
+	// lost drops what agents write, mute what they would read, as a network does
+	// that works one way or not at all.
+	lost, mute atomic.Bool
+	// idle, when positive, is after how long without a byte a connection is
+	// forgotten: silently, as by a NAT, or closed, as by a proxy.
+	idle    time.Duration
+	closing bool
+	cuts    atomic.Int64
 	// down refuses to connect.
 	down  atomic.Bool
 	dials atomic.Int64
@@ -52,7 +58,7 @@ func (p *pipes) dial(ctx context.Context, _ string) (net.Conn, error) {
 	here, there := net.Pipe()
 	select {
 	case p.conns <- there:
-		return &lossyConn{here, p}, nil
+		return newLossyConn(here, p), nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -60,22 +66,87 @@ func (p *pipes) dial(ctx context.Context, _ string) (net.Conn, error) {
 
 type lossyConn struct {
 	net.Conn
-	p *pipes
+	p       *pipes
+	gone    atomic.Bool // forgotten by what is between
+	closed  chan struct{}
+	once    sync.Once
+	forgets *time.Timer
+}
+
+func newLossyConn(c net.Conn, p *pipes) *lossyConn {
+	l := &lossyConn{Conn: c, p: p, closed: make(chan struct{})}
+	if p.idle > 0 {
+		l.forgets = time.AfterFunc(p.idle, func() {
+			p.cuts.Add(1)
+			l.gone.Store(true)
+			if p.closing {
+				l.Close()
+			}
+		})
+	}
+	return l
+}
+
+func (c *lossyConn) passes() {
+	if c.forgets != nil {
+		c.forgets.Reset(c.p.idle)
+	}
 }
 
 func (c *lossyConn) Write(b []byte) (int, error) {
-	if c.p.lost.Load() {
+	if c.p.lost.Load() || c.gone.Load() {
 		return len(b), nil
 	}
+	c.passes()
 	return c.Conn.Write(b)
+}
+
+func (c *lossyConn) Read(b []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(b)
+		if err != nil && c.p.mute.Load() {
+			<-c.closed // that the other end closed is lost too
+			return 0, net.ErrClosed
+		} else if err != nil {
+			return n, err
+		}
+		if !c.p.mute.Load() && !c.gone.Load() {
+			c.passes()
+			return n, nil
+		}
+		select { // its bytes are lost
+		case <-c.closed:
+			return 0, net.ErrClosed
+		default:
+		}
+	}
+}
+
+func (c *lossyConn) Close() error {
+	c.once.Do(func() {
+		close(c.closed)
+		if c.forgets != nil {
+			c.forgets.Stop()
+		}
+	})
+	if c.p.lost.Load() || c.gone.Load() && !c.p.closing {
+		return c.Conn.SetDeadline(time.Now()) // the other end is not told
+	}
+	return c.Conn.Close()
 }
 
 // timed runs hub and agent with the intervals of production, in moved time.
 func timed(t *testing.T, f func(p *pipes, m *mirror, r *report.Report)) {
+	t.Helper()
+	timedWith(t, newPipes(), 5*time.Second, f)
+}
+
+func timedWith(t *testing.T, p *pipes, beat time.Duration, f func(p *pipes, m *mirror, r *report.Report)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := newMirror(t)
-		m.beat = 5 * time.Second
-		p := newPipes()
+		m.beat = beat
+		p.conns, p.done = make(chan net.Conn), make(chan struct{}) // of this bubble
 		srv := session.New(session.Options{Inbox: m})
 		m.post = srv.Post
 		ctx, cancel := context.WithCancel(context.Background())
