@@ -21,8 +21,8 @@ func TestPoisonIsSeenOnBothEndsAndHarmsNothingElse(t *testing.T) {
 	h := startHub(t, newMirror(t), "127.0.0.1:0")
 	r, _ := startAgent(t, options(h.addr))
 	huge := place("huge", 1)
-	for range 9000 {
-		huge.Sighting.Orphans = append(huge.Sighting.Orphans, catalog.Orphan{Path: strings.Repeat("x", 40)})
+	for range 110_000 { // 5 MiB
+		huge.Sighting.Orphans = append(huge.Sighting.Orphans, catalog.Orphan{Path: strings.Repeat("x", 46)})
 	}
 	many := place("many", 2)
 	for i := range 10_000 {
