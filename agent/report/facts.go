@@ -196,9 +196,15 @@ func (f *facts) since(revision uint64) int {
 // resumable reports whether everything that happened after revision is known.
 func (f *facts) resumable(revision uint64) bool { return revision >= f.floor && revision <= f.head }
 
-// begin begins a stream: what was declared in the one before is not declared in
-// this one.
-func (f *facts) begin() { f.session, f.ordinals = f.session+1, 0 }
+// begin begins anew, in a new stream or after a Welcome in the same: what was
+// declared before is not declared any more. Within a stream no ordinal is used
+// twice, so that a move that is late can only miss.
+func (f *facts) begin(stream bool) {
+	f.session++
+	if stream {
+		f.ordinals = 0
+	}
+}
 
 // item is a fact as it is now, with its numbers copied when the item is to
 // outlive the lock.

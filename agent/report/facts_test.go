@@ -128,7 +128,7 @@ func TestFromAnyRevisionTheDeltasLeadToNow(t *testing.T) {
 	all, moves := newCopy(), 0
 	at := map[uint64]*copyOf{}
 	var b wire.Batch
-	f.begin()
+	f.begin(true)
 	catchUp := func(c *copyOf, sent uint64) uint64 {
 		for sent < f.head {
 			upto := f.delta(&b, sent, true)
@@ -176,7 +176,7 @@ func TestFromAnyRevisionTheDeltasLeadToNow(t *testing.T) {
 			continue
 		}
 		resumed++
-		f.begin()
+		f.begin(true)
 		catchUp(c, from)
 		if !maps.Equal(c.revisions, want) {
 			t.Fatalf("from %d: %d facts, want %d", from, len(c.revisions), len(want))
@@ -211,12 +211,12 @@ func TestWhatWasLostIsToldWhole(t *testing.T) {
 		f.sight(factKey{1, "a"}, still, &n, true)
 	}
 	hub := newCopy()
-	f.begin()
+	f.begin(true)
 	set(1)
 	hub.take(t, b.Delta(1, 1, 1, 0, f.delta(&b, 0, true)))
 	set(2)
 	f.delta(&b, 1, true) // lost
-	f.begin()
+	f.begin(true)
 	set(3)
 	hub.take(t, b.Delta(1, 1, 1, 1, f.delta(&b, 1, true)))
 	if hub.digest != f.told || hub.whole != 2 {
@@ -347,7 +347,7 @@ func BenchmarkSet(b *testing.B) {
 	for _, whole := range []bool{false, true} {
 		b.Run(fmt.Sprintf("whole=%v", whole), func(b *testing.B) {
 			r, _ := New(Options{Region: "eu", Cluster: "k1", Hub: "127.0.0.1:7701", Start: 1})
-			r.facts.begin()
+			r.facts.begin(true)
 			facts := make([]catalog.Fact, slates)
 			for i := range facts {
 				root := fmt.Sprintf("prod/commerce/orders-%06d", i)

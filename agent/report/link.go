@@ -189,7 +189,7 @@ func (r *Report) dial() (*grpc.ClientConn, error) {
 		// More than the hub's enforcement allows at least, or it would send us away.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true}),
 		// Reconnecting is Run's, which looks up the address anew each time.
-		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithSharedWriteBuffer(true),
 	}
 	if r.o.Dial != nil {
 		opts = append(opts, grpc.WithContextDialer(r.o.Dial))
@@ -233,6 +233,7 @@ type link struct {
 	buckets  []byte  // all facts of these are wanted
 	// repairing: a repair is under way, and the hub's digest is between two.
 	repairing bool
+	begun     bool // a Welcome of this stream was acted on
 	based     bool // the hub has what deltas after sent need
 	sent      uint64
 	// clean is where what was told before this stream, and perhaps lost, ends:

@@ -128,8 +128,8 @@ func (l *link) step(ctx context.Context, b *beats) (next func() error, due time.
 // begin acts on a Welcome: the hub has what was told up to from, or nothing.
 func (l *link) begin(from uint64) {
 	r := l.r
-	r.facts.begin()
-	l.based, l.clean = false, r.facts.head
+	r.facts.begin(!l.begun)
+	l.begun, l.based, l.clean = true, false, r.facts.head
 	switch {
 	case from > 0 && r.facts.resumable(from):
 		// An acknowledgement too: the hub's last may have been lost.

@@ -56,6 +56,9 @@ func (in *intake) beat(out *outcome, b *quarryv1.Beat) {
 		out.good = false
 		return
 	}
+	if in.staged != nil {
+		e.Staged = in.staged.bytes
+	}
 	out.events = append(out.events, e)
 	if in.based && e.At.Counter > in.upto && in.staged == nil {
 		in.gap = false // a beat later it is asked once more

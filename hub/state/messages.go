@@ -63,6 +63,9 @@ type Beat struct {
 	Digest     [32]byte           // root of the catalog.Digest over all facts the agent holds at At; zero: not given
 	Spend      map[string]float64 // requests per hour by class
 	Budget     float64
+	// Staged is how many bytes of a snapshot the hub has staged for this
+	// session: whether one that is under way goes on.
+	Staged int
 }
 
 // Delta brings facts; each is newer than what was sent before.
