@@ -15,6 +15,12 @@ import (
 // block of each table that may hold the key, never a whole table.
 func (r *Reader) Get(ctx context.Context, key []byte) (Entry, error) {
 	var rows []sst.Row
+	for _, t := range r.mem {
+		var done bool
+		if rows, done = t.get(key, rows); done {
+			return entryOf(key, rows)
+		}
+	}
 	for _, row := range r.replayed.in(span{key, after(key)}) {
 		rows = append(rows, row)
 		if !row.Merge() {

@@ -120,11 +120,16 @@ func At(ctx context.Context, s Store, root string, id uint64) (*Head, error) {
 	if err != nil {
 		return nil, &ObjectError{Key: key, Err: err}
 	}
+	return headOf(root, id, raw)
+}
+
+// headOf is the head of manifest id with the given bytes.
+func headOf(root string, id uint64, raw []byte) (*Head, error) {
 	h := &Head{Root: root, ID: id, Raw: raw, SHA256: sha256.Sum256(raw)}
 	m, err := manifest.Decode(raw)
 	if err != nil {
 		h.Pill, _ = errors.AsType[*manifest.Pill](err)
-		return h, &ObjectError{Key: key, Err: err}
+		return h, &ObjectError{Key: ManifestKey(root, id), Err: err}
 	}
 	h.Manifest = m
 	return h, nil

@@ -62,6 +62,7 @@ type Reader struct {
 	manifestID uint64
 	m          *manifest.Manifest
 	trees      []tree
+	mem        []*memtable // of a writer, newest first; they do not change any more
 	replayed   memory
 	walTail    uint64
 	cache      *blockCache
@@ -134,7 +135,7 @@ func open(ctx context.Context, c *counter, root string, head *Head, opts ReaderO
 		return nil, &ObjectError{Key: ManifestKey(root, id), Err: ErrUninitialized}
 	}
 	r := &Reader{store: c, root: root, manifestID: id, m: m, walTail: m.ReplayAfterWAL, cache: newBlockCache(opts.BlockCacheBytes)}
-	r.plant()
+	r.plant(map[string]*table{})
 	if opts.SkipWAL {
 		return r, nil
 	}
@@ -229,10 +230,10 @@ func tableKeys(root string, m *manifest.Manifest) func(ulid.ULID) string {
 	}
 }
 
-// plant makes the trees of the manifest.
-func (r *Reader) plant() {
+// plant makes the trees of the manifest, of the known tables where it can. New
+// ones come to be known.
+func (r *Reader) plant(tables map[string]*table) {
 	keyOf := tableKeys(r.root, r.m)
-	tables := map[string]*table{}
 	view := func(v manifest.Table) tablePart {
 		key := keyOf(v.ID)
 		t := tables[key]
@@ -282,6 +283,9 @@ func (r *Reader) WALRows() int { return len(r.replayed) }
 // LastSeq returns the greatest sequence number the reader shows.
 func (r *Reader) LastSeq() uint64 {
 	last := r.m.LastL0Seq
+	for _, t := range r.mem {
+		last = max(last, t.lastSeq)
+	}
 	for i := range r.replayed {
 		last = max(last, r.replayed[i].Seq)
 	}
@@ -341,6 +345,11 @@ func (r *Reader) scan(ctx context.Context, w span, next func(*view) bool) iter.S
 
 // sources adds all that may hold keys of w, the newest first.
 func (r *Reader) sources(ctx context.Context, w span, m *merge) {
+	for _, t := range r.mem {
+		if src, lowest := t.in(w); src != nil {
+			m.add(src, lowest)
+		}
+	}
 	if rows := r.replayed.in(w); len(rows) > 0 {
 		m.add(&memorySource{rows: rows}, rows[0].Key)
 	}

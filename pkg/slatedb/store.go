@@ -1,9 +1,12 @@
-// Package slatedb reads SlateDB databases from an object store in pure Go. It
-// gives the newest manifest of a database, snapshots with scans and point
-// reads, and a verification of every object a database needs. It never writes.
+// Package slatedb reads and writes SlateDB databases in an object store in pure
+// Go. It gives the newest manifest of a database, snapshots with scans and
+// point reads, a verification of every object a database needs, checkpoints
+// made from outside ([Admin]) and a writer ([Open]). Reading leaves no trace.
+// What it writes, every published release opens and continues; what it does not
+// understand it refuses to write.
 //
-// Begin with [Latest] and [OpenReader]. The packages manifest, sst and wal
-// below it hold the codecs, which are pure.
+// Begin with [Latest], [OpenReader] and [Open]. The packages manifest, sst and
+// wal below it hold the codecs, which are pure.
 package slatedb
 
 import (
