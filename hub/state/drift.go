@@ -3,6 +3,7 @@ package state
 import (
 	"time"
 
+	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
@@ -33,54 +34,51 @@ type aside struct {
 // a snapshot does not cure must not become a stream of them.
 const repairRest = time.Minute
 
-func (c *copied) put(k factKey, counter uint64, sum catalog.Sum) {
-	old, had := c.held[k]
-	if had && counter <= old.counter {
+// counted counts a record of a delta or a snapshot, after it was applied.
+func (s *State) counted(r *region, f *catalog.Fact) {
+	k := factKey{f.Kind, f.Key}
+	s.hold(r, k, f.Revision.Counter, f.Sum)
+	if a, ok := r.copied.aside[k]; ok && a.rev.Counter < f.Revision.Counter {
+		delete(r.copied.aside, k)
+	}
+}
+
+// holdAside counts a record that could not be understood.
+func (s *State) holdAside(r *region, k factKey, rev catalog.Revision, sum catalog.Sum) {
+	if r.copied.aside == nil {
+		r.copied.aside = map[factKey]aside{}
+	}
+	r.copied.aside[k] = aside{rev, sum, true}
+	s.hold(r, k, rev.Counter, sum)
+}
+
+// recount begins anew for a snapshot. What was put aside while it was staged
+// is part of it.
+func (s *State) recount(r *region, start uint64) {
+	before := r.copied.aside
+	s.releaseAll(r)
+	r.copied.aside = nil
+	for k, a := range before {
+		if a.fresh && a.rev.Start == start {
+			s.holdAside(r, k, a.rev, a.sum)
+		}
+	}
+	for k, a := range r.copied.aside {
+		a.fresh = false
+		r.copied.aside[k] = a
+	}
+}
+
+// keep goes on counting the record of a placement whose row goes: the agent
+// holds it still.
+func (c *copied) keep(k factKey, h view.Hidden) {
+	if _, ok := c.held[k]; ok || h.Sum == (catalog.Sum{}) {
 		return
 	}
 	if c.held == nil {
 		c.held = map[factKey]heldSum{}
 	}
-	c.digest.Remove(old.sum)
-	c.digest.Add(sum)
-	c.held[k] = heldSum{counter, sum}
-}
-
-// add counts records of a delta.
-func (c *copied) add(facts []catalog.Fact) {
-	for i := range facts {
-		k := factKey{facts[i].Kind, facts[i].Key}
-		c.put(k, facts[i].Revision.Counter, facts[i].Sum)
-		if a, ok := c.aside[k]; ok && a.rev.Counter < facts[i].Revision.Counter {
-			delete(c.aside, k)
-		}
-	}
-}
-
-// setAside counts a record that could not be understood.
-func (c *copied) setAside(k factKey, rev catalog.Revision, sum catalog.Sum) {
-	if c.aside == nil {
-		c.aside = map[factKey]aside{}
-	}
-	c.aside[k] = aside{rev, sum, true}
-	c.put(k, rev.Counter, sum)
-}
-
-// replace begins anew from a snapshot. What was put aside while it was staged
-// is part of it.
-func (c *copied) replace(start uint64, facts []catalog.Fact) {
-	before := c.aside
-	*c = copied{}
-	for k, a := range before {
-		if a.fresh && a.rev.Start == start {
-			c.setAside(k, a.rev, a.sum)
-		}
-	}
-	c.add(facts)
-	for k, a := range c.aside {
-		a.fresh = false
-		c.aside[k] = a
-	}
+	c.held[k] = heldSum{h.Counter, h.Sum}
 }
 
 // drifted asks for everything again when the agent's digest is not the one

@@ -53,7 +53,11 @@ type seat struct {
 	presenceRev catalog.Revision
 	agentStart  uint64 // who brought the content
 
-	said map[factKey]*said
+	said []*said
+
+	// Of a step alone; see seatAt.
+	warm   bool
+	hidden view.Hidden
 
 	looks     map[string]look // unnamed checkpoints, by id
 	due       time.Duration
@@ -72,15 +76,6 @@ type look struct {
 	expires  time.Time
 	since    time.Duration
 	lapsed   bool
-}
-
-func (r *region) seat(root string) *seat {
-	st := r.seats[root]
-	if st == nil {
-		st = &seat{root: root}
-		r.seats[root] = st
-	}
-	return st
 }
 
 // newer says whether b may follow a. Of one start the counter decides; a
@@ -104,9 +99,10 @@ func (s *State) delta(e Delta) {
 		return
 	}
 	s.stirred[r.name] = true
-	r.copied.add(e.Facts)
 	for i := range e.Facts {
-		s.apply(r, p, &e.Facts[i])
+		f := &e.Facts[i]
+		s.apply(r, p, f)
+		s.counted(r, f)
 	}
 	if e.Upto.Start == p.start && e.Upto.Compare(r.applied) > 0 {
 		r.applied = e.Upto
@@ -168,7 +164,7 @@ func (s *State) snapshot(e Snapshot) {
 	for i := range e.Facts {
 		inside[factKey{e.Facts[i].Kind, e.Facts[i].Key}] = true
 	}
-	r.copied.replace(p.start, e.Facts)
+	s.recount(r, p.start)
 	for k := range r.copied.aside {
 		inside[k] = true // it is there, only not understood
 		inside[asideKey(kindName(k.kind), k.key)] = true
@@ -176,15 +172,14 @@ func (s *State) snapshot(e Snapshot) {
 	older := func(rev catalog.Revision) bool { return rev.Start != e.Upto.Start || rev.Counter <= e.Upto.Counter }
 
 	var live int
-	var lacking []*seat
-	for _, root := range sortedKeys(r.seats) {
-		st := r.seats[root]
-		if st.content == nil || st.presence == catalog.SeenMissing {
+	var lacking []string
+	for root, slot := range s.b.Roots(r.name) {
+		if s.b.Seen(slot) == catalog.SeenMissing {
 			continue
 		}
 		live++
-		if !inside[factKey{catalog.FactPlacement, root}] && older(st.presenceRev) {
-			lacking = append(lacking, st)
+		if !inside[factKey{catalog.FactPlacement, root}] && older(s.b.Hidden(slot).Presence) {
+			lacking = append(lacking, root)
 		}
 	}
 	for k, sd := range r.said {
@@ -196,9 +191,12 @@ func (s *State) snapshot(e Snapshot) {
 		}
 	}
 	for i := range e.Facts {
-		s.apply(r, p, &e.Facts[i])
+		f := &e.Facts[i]
+		s.apply(r, p, f)
+		s.counted(r, f)
 	}
-	for _, st := range lacking { // missing, never gone (P1)
+	for _, root := range lacking { // missing, never gone (P1)
+		st := s.seatAt(r, root)
 		st.presence, st.presenceRev = catalog.SeenMissing, e.Upto
 		st.presenceWhy = absentReason + ": its agent's report of everything does not have it any more"
 		s.touch(r, st.root)
@@ -325,7 +323,7 @@ func kindName(k catalog.FactKind) string {
 // seen before as it was last seen.
 func (s *State) sighted(r *region, p *session, f *catalog.Fact) {
 	g := f.Sighting
-	st := r.seat(f.Key)
+	st := s.seat(r, f.Key)
 	bare := g.Seen != catalog.SeenLive && g.ManifestID == nil && g.WriterEpoch == nil && g.Position == nil
 	fresh := st.content == nil || newer(st.contentRev, f.Revision)
 	takes := fresh && !bare || st.content == nil || st.bare && (fresh || !bare)
@@ -401,11 +399,7 @@ func (s *State) place(r *region, sd *said) {
 	case sd.finding != nil:
 		sd.root = sd.finding.Root
 	}
-	st := r.seat(sd.root)
-	if st.said == nil {
-		st.said = map[factKey]*said{}
-	}
-	st.said[sd.key] = sd
+	s.seat(r, sd.root).put(sd)
 	s.touch(r, sd.root)
 }
 
@@ -451,7 +445,7 @@ func (s *State) unseat(r *region, sd *said) {
 		s.b.RemoveFinding(r.name, sd.finding.Code, sd.finding.Root, sd.finding.Object)
 	}
 	if st := r.seats[sd.root]; st != nil {
-		delete(st.said, sd.key)
+		st.drop(sd.key)
 		s.touch(r, sd.root)
 	}
 	sd.restore, sd.registration, sd.lease, sd.finding = nil, nil, nil, nil
@@ -470,7 +464,7 @@ func (s *State) shownAsLastSeen(r *region, slate string) bool {
 			continue
 		}
 		some = true
-		if r.seats[p.Root].presence != catalog.SeenMissing {
+		if s.seatAt(r, p.Root).presence != catalog.SeenMissing {
 			return false
 		}
 	}

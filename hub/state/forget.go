@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
@@ -14,12 +15,12 @@ func (s *State) forget(e ForgetPlacement) error {
 		return fmt.Errorf("region %s is not in the region set: %w", e.Region, fs.ErrNotExist)
 	}
 	var seats []*seat
-	if st := r.seats[e.Slate]; st != nil && st.row != nil {
+	if st := s.seatAt(r, e.Slate); st != nil && st.row != nil {
 		seats = append(seats, st)
 	} else {
 		for p := range s.b.PlacementsOf(e.Slate) {
 			if p.Region == r.name {
-				seats = append(seats, r.seats[p.Root])
+				seats = append(seats, s.seatAt(r, p.Root))
 			}
 		}
 	}
@@ -51,10 +52,13 @@ func (s *State) vacate(r *region, st *seat) {
 		s.unpin(r, x.Path, st.root)
 	}
 	s.slates[st.row.Slate] = true
+	r.copied.keep(factKey{catalog.FactPlacement, st.root}, st.hidden)
 	r.placements--
 	r.missing--
 	s.b.RemovePlacement(r.name, st.root)
 	st.content, st.row, st.looks, st.movedAt = nil, nil, nil, nil
 	st.presence, st.presenceWhy = "", ""
+	st.name, st.hidden = "", view.Hidden{}
+	st.contentRev, st.presenceRev = catalog.Revision{}, catalog.Revision{}
 	s.touch(r, st.root)
 }

@@ -23,8 +23,8 @@ type standing struct {
 func (st *seat) standing(r *region) standing {
 	var all []*catalog.Registration
 	var slates []string
-	for k, sd := range st.said {
-		if k.kind == catalog.FactRegistration {
+	for _, sd := range st.said {
+		if sd.key.kind == catalog.FactRegistration {
 			all = append(all, sd.registration)
 			if !slices.Contains(slates, sd.registration.Slate) {
 				slates = append(slates, sd.registration.Slate)
@@ -186,7 +186,7 @@ func (s *State) repin(r *region, st *seat, before, after []catalog.ExternalDB) {
 			r.pins[parent] = of
 		}
 		of[st.root] = true
-		if r.seats[parent] != nil {
+		if s.known(r, parent) {
 			s.touch(r, parent)
 		}
 	}
@@ -198,7 +198,7 @@ func (s *State) unpin(r *region, path, clone string) {
 	if len(r.pins[parent]) == 0 {
 		delete(r.pins, parent)
 	}
-	if r.seats[parent] != nil {
+	if s.known(r, parent) {
 		s.touch(r, parent)
 	}
 }

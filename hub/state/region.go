@@ -58,6 +58,7 @@ type region struct {
 	told       string // the last state that the event log tells of
 	rowsStale  bool
 	rowsWhy    string
+	staleSince time.Time
 	freshSince time.Duration // since when looks at its bucket are continuous
 
 	bucket     string
@@ -156,22 +157,32 @@ func (s *State) judgeRows(r *region) {
 		was, _, _ := strings.Cut(r.rowsWhy, ":")
 		// A blind agent may word each failure differently: the code decides.
 		if !r.rowsStale || code != was || r.mismatch != "" && r.reason != r.rowsWhy {
-			r.rowsStale, r.rowsWhy = true, r.reason
-			s.touchAll(r)
+			s.unfresh(r, r.reason)
 		}
 	default:
 		// An agent that beats and has not looked for so long makes nothing
 		// current (P2).
 		if !r.rowsStale && !r.confirmed && s.listened-r.confirmedAt >= s.cfg.StaleAfter {
-			r.rowsStale, r.rowsWhy = true, firstOf(r.reason, firstLook)
-			s.touchAll(r)
+			s.unfresh(r, firstOf(r.reason, firstLook))
 		}
 		if r.rowsStale && r.confirmed {
 			r.rowsStale, r.rowsWhy = false, ""
 			r.freshSince = s.mono
-			s.touchAll(r)
+			s.b.StaleRegion(r.name, false, "", s.wall)
+			s.touchWaiting(r)
 		}
 	}
+}
+
+// unfresh makes the region's rows show that they may be out of date. It costs
+// the same however many there are.
+func (s *State) unfresh(r *region, why string) {
+	if !r.rowsStale {
+		r.staleSince = s.wall
+	}
+	r.rowsStale, r.rowsWhy = true, why
+	s.b.StaleRegion(r.name, true, why, r.staleSince)
+	s.touchWaiting(r)
 }
 
 // showRegion makes the region's row say what is so. When only clocks moved,

@@ -113,7 +113,9 @@ func (s *State) load(v *SavedView) {
 	}
 	for _, row := range v.Owners {
 		if r := s.regions[row.Region]; r != nil && row.Root != "" {
-			r.seat(row.Root).movedAt = row.MovedAt
+			if st := s.seatAt(r, row.Root); st != nil {
+				st.movedAt = row.MovedAt
+			}
 			s.b.SetOwner(row)
 		}
 	}
@@ -130,7 +132,7 @@ func (s *State) load(v *SavedView) {
 		}
 		s.b.SetFinding(row)
 		if row.Code == conflictCode {
-			st := r.seat(row.Root)
+			st := s.seat(r, row.Root)
 			st.conflicts = append(st.conflicts, row.Object)
 			continue
 		}
@@ -150,7 +152,7 @@ func (s *State) load(v *SavedView) {
 
 // seatSaved gives a saved placement its seat.
 func (s *State) seatSaved(r *region, row *catalog.Placement) {
-	st := r.seat(row.Root)
+	st := s.seat(r, row.Root)
 	st.row, st.content, st.name = row, &row.Sighting, row.Slate
 	st.observed = row.ObservedAt
 	st.presence, st.presenceWhy = row.Seen, row.Reason
@@ -199,11 +201,11 @@ func (s *State) recall(e *catalog.Event, late bool) {
 	case catalog.EventSlateAppeared, catalog.EventSlateMissing, catalog.EventSlateBack, catalog.EventUnreadable:
 		s.recallPresence(r, e)
 	case catalog.EventSlateForgotten:
-		if st := r.seats[e.Root]; st != nil && st.row != nil {
+		if st := s.seatAt(r, e.Root); st != nil && st.row != nil {
 			s.vacate(r, st)
 		}
 	case catalog.EventWriterChanged, catalog.EventIncarnation:
-		st := r.seats[e.Root]
+		st := s.seatAt(r, e.Root)
 		if st == nil || st.row == nil {
 			return
 		}
@@ -235,13 +237,13 @@ func (s *State) recallPresence(r *region, e *catalog.Event) {
 	if e.Root == "" {
 		return
 	}
-	st := r.seats[e.Root]
+	st := s.seatAt(r, e.Root)
 	if st == nil || st.row == nil {
-		row := &catalog.Placement{Region: r.name, ObservedAt: e.Time, FirstSeen: e.Time, StateSince: e.Time, State: catalog.StateStale}
+		row := &catalog.Placement{Region: r.name, ObservedAt: e.Time, FirstSeen: e.Time, StateSince: e.Time, State: catalog.StateLive}
 		row.Slate, row.Root, row.Seen = e.Slate, e.Root, catalog.Seen(e.After)
 		row.Readers, row.Checkpoints = []catalog.Reader{}, []catalog.Checkpoint{}
 		s.seatSaved(r, row)
-		st = r.seats[e.Root]
+		st = s.seatAt(r, e.Root)
 		st.bare, st.heardOf = true, true
 		return
 	}

@@ -44,6 +44,7 @@ func (s *State) settle(r *region, st *seat) {
 		row = s.row(r, st, own)
 		s.tellRow(r, st, old, row)
 	}
+	owner := s.b.Owner(r.name, st.root) // before the row tells another
 	points, verified := s.settlePoints(r, st, own)
 	found := s.settleFindings(r, st, own)
 	if row != nil {
@@ -51,12 +52,9 @@ func (s *State) settle(r *region, st *seat) {
 		s.tellLost(r, old, row)
 		s.putRow(r, st, old, row)
 	}
-	s.settleOwner(r, st, own, row)
+	s.settleOwner(r, st, own, row, owner)
 	if st.renewed {
 		st.renewed, st.heardOf = false, false
-	}
-	if st.content == nil && len(st.said) == 0 {
-		delete(r.seats, st.root)
 	}
 }
 
@@ -65,7 +63,7 @@ func (s *State) depart(r *region, st *seat) {
 	if st.presence == catalog.SeenMissing || r.blind != "" || r.mismatch != "" {
 		return
 	}
-	for _, sd := range st.said {
+	for _, sd := range slices.Clone(st.said) {
 		if sd.leaving {
 			s.unseat(r, sd)
 			delete(s.seats, seatKey{r.name, st.root}) // this very seat is being settled
@@ -99,8 +97,6 @@ func (s *State) row(r *region, st *seat, own standing) *catalog.Placement {
 	switch {
 	case row.Seen == catalog.SeenMissing:
 		row.State, row.StateReason = catalog.StateMissing, firstOf(row.Reason, "its agent no longer finds it")
-	case r.rowsStale:
-		row.State, row.StateReason = catalog.StateStale, r.rowsWhy
 	case row.Seen == catalog.SeenUnreadable:
 		row.State, row.StateReason = catalog.StateUnreadable, row.Reason
 	default:
@@ -263,7 +259,7 @@ func toldKey(region, what, root string) string {
 // those of another one are void.
 func (s *State) settlePoints(r *region, st *seat, own standing) (counted, verified uint64) {
 	for _, k := range st.keys(catalog.FactRestorePoint) {
-		rp := *st.said[k].restore
+		rp := *k.restore
 		old := s.b.RestorePoint(r.name, rp.Root, rp.ID)
 		if st.content != nil && st.content.Incarnation != rp.Incarnation && st.content.Incarnation != "" && rp.Incarnation != "" {
 			if old != nil {
@@ -275,7 +271,7 @@ func (s *State) settlePoints(r *region, st *seat, own standing) (counted, verifi
 		if old != nil {
 			rp.ObservedAt = old.ObservedAt
 			if !reflect.DeepEqual(old, &rp) {
-				if st.said[k].since == s.mono {
+				if k.since == s.mono {
 					rp.ObservedAt = s.wall
 				}
 				s.b.SetRestorePoint(&rp)
@@ -329,7 +325,7 @@ func (s *State) settleFindings(r *region, st *seat, own standing) (n uint64) {
 		}
 	}
 	for _, k := range st.keys(catalog.FactFinding) {
-		show(*st.said[k].finding)
+		show(*k.finding)
 	}
 	conflicts := make([]string, 0, len(own.conflicts))
 	for _, c := range own.conflicts {
@@ -350,11 +346,10 @@ func (s *State) settleFindings(r *region, st *seat, own standing) (n uint64) {
 }
 
 // settleOwner shows who is responsible for a root, seen or only registered.
-func (s *State) settleOwner(r *region, st *seat, own standing, row *catalog.Placement) {
+func (s *State) settleOwner(r *region, st *seat, own standing, row *catalog.Placement, old *catalog.OwnerRow) {
 	if st.root == "" {
 		return
 	}
-	old := s.b.Owner(r.name, st.root)
 	was := ""
 	if old != nil && old.Declared {
 		was = firstOf(old.Owner, unnamed)
@@ -461,14 +456,14 @@ func badness(st catalog.PlacementState) int {
 }
 
 // keys are the statements of one kind about the seat, in order.
-func (st *seat) keys(kind catalog.FactKind) []factKey {
-	var out []factKey
-	for k := range st.said {
-		if k.kind == kind {
-			out = append(out, k)
+func (st *seat) keys(kind catalog.FactKind) []*said {
+	var out []*said
+	for _, sd := range st.said {
+		if sd.key.kind == kind {
+			out = append(out, sd)
 		}
 	}
-	slices.SortFunc(out, func(a, b factKey) int { return cmp.Compare(a.key, b.key) })
+	slices.SortFunc(out, func(a, b *said) int { return cmp.Compare(a.key.key, b.key.key) })
 	return out
 }
 

@@ -108,6 +108,7 @@ type State struct {
 	events   []catalog.Event
 	setDone  bool // the set as recorded is the set
 	seats    map[seatKey]bool
+	warm     []warmSeat
 	slates   map[string]bool
 	stirred  map[string]bool // regions to judge again
 	tellAnew string          // a region of which everything is told now
@@ -209,7 +210,7 @@ func (s *State) tick() {
 		}
 		s.due.Delete(d)
 		if r := s.regions[d.region]; r != nil {
-			if st := r.seats[d.root]; st != nil {
+			if st := s.seatAt(r, d.root); st != nil {
 				st.due = 0
 				s.touch(r, d.root)
 			}
@@ -228,9 +229,33 @@ func (s *State) emit(e catalog.Event) {
 
 func (s *State) touch(r *region, root string) { s.seats[seatKey{r.name, root}] = true }
 
+// touchAll has everything of a region settled anew. It costs by the number of
+// rows: only for a beginning.
 func (s *State) touchAll(r *region) {
 	for root := range r.seats {
 		s.touch(r, root)
+	}
+	for root := range s.b.Roots(r.name) {
+		s.touch(r, root)
+	}
+}
+
+// touchWaiting has those seats of a region settled anew for which it matters
+// whether somebody can see: readers whose time runs, statements on their way
+// out.
+func (s *State) touchWaiting(r *region) {
+	for root, st := range r.seats {
+		if len(st.looks) > 0 {
+			s.touch(r, root)
+		}
+	}
+	for slate := range r.leases {
+		s.touchSlate(r, slate)
+	}
+	for _, sd := range r.said {
+		if sd.leaving && sd.lease == nil {
+			s.touch(r, sd.root)
+		}
 	}
 }
 
@@ -252,7 +277,7 @@ func (s *State) settleAll() {
 		})
 		for _, k := range round {
 			r := s.regions[k.region]
-			if st := r.seats[k.root]; st != nil {
+			if st := s.seatAt(r, k.root); st != nil {
 				s.settle(r, st)
 				s.stirred[r.name] = true
 			}
@@ -266,6 +291,7 @@ func (s *State) settleAll() {
 		s.showRegion(s.regions[n])
 	}
 	clear(s.stirred)
+	s.cool()
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -276,3 +276,11 @@ func (f *field) write(v reflect.Value, c cell, a *arena) {
 func (a *Ident) Compare(b *Ident) int {
 	return cmp.Or(strings.Compare(a.Slate, b.Slate), strings.Compare(a.Region, b.Region), strings.Compare(a.Root, b.Root))
 }
+
+// List is a trait's value that is a list of texts.
+func List(v Value) []string {
+	if v.Text == "" {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(v.Text, "\x00"), "\x00")
+}

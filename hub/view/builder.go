@@ -5,6 +5,7 @@ import (
 
 	"github.com/tidwall/btree"
 
+	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
@@ -13,6 +14,9 @@ import (
 // else may see them.
 type Builder struct {
 	View
+	pb         *table.Builder[catalog.Placement]
+	sb         *table.Builder[catalog.Slate]
+	stale      map[string]stale // regions whose rows may not be called current
 	maxEvents  int
 	maxChanges int
 	dirty      bool
@@ -43,17 +47,22 @@ func NewBuilder(start uint64, maxEvents, maxChanges int) *Builder {
 	}
 	b := &Builder{
 		View: View{
-			seq:        start,
-			placements: placementTable(), slates: slateTable(), restore: restoreTable(),
-			owners: ownerTable(), findings: findingTable(), clusters: clusterTable(),
+			seq:     start,
+			restore: restoreTable(),
+			owners:  ownerTable(), findings: findingTable(), clusters: clusterTable(),
 			regions: regionTable(), registrations: registrationTable(), leases: leaseTable(),
 			events: btree.NewBTreeGOptions(func(a, b *catalog.Event) bool { return a.Seq < b.Seq }, unlocked),
 		},
 		maxEvents: maxEvents, maxChanges: maxChanges,
 		last:    map[string]map[string]uint64{},
 		touched: map[string]bool{},
+		pb:      table.NewBuilder[catalog.Placement](placementSchema), sb: table.NewBuilder[catalog.Slate](slateSchema),
+		stale: map[string]stale{},
 	}
-	for _, r := range []string{Placements, Slates, RestorePoints, Owners, Findings, Clusters, Regions} {
+	b.View.fleet, b.View.slates = b.pb.Table(), b.sb.Table()
+	b.placed.floor, b.slated.floor = start, start
+	b.cover()
+	for _, r := range []string{RestorePoints, Owners, Findings, Clusters, Regions} {
 		b.last[r] = map[string]uint64{}
 		b.changes(r).floor = start
 	}
@@ -70,15 +79,14 @@ func (b *Builder) Publish(now time.Time) *View {
 	v := b.View // copies the headers of the tables
 	v.at = now
 	old := b.shared
-	keep(&b.View.placements, &v.placements, shareOf(old, func(o *View) *table[catalog.Placement] { return &o.placements }), b.touched[Placements])
-	keep(&b.View.slates, &v.slates, shareOf(old, func(o *View) *table[catalog.Slate] { return &o.slates }), b.touched[Slates])
-	keep(&b.View.restore, &v.restore, shareOf(old, func(o *View) *table[catalog.RestorePoint] { return &o.restore }), b.touched[RestorePoints])
-	keep(&b.View.owners, &v.owners, shareOf(old, func(o *View) *table[catalog.OwnerRow] { return &o.owners }), b.touched[Owners])
-	keep(&b.View.findings, &v.findings, shareOf(old, func(o *View) *table[catalog.Finding] { return &o.findings }), b.touched[Findings])
-	keep(&b.View.clusters, &v.clusters, shareOf(old, func(o *View) *table[catalog.Cluster] { return &o.clusters }), b.touched[Clusters])
-	keep(&b.View.regions, &v.regions, shareOf(old, func(o *View) *table[catalog.Region] { return &o.regions }), b.touched[Regions])
-	keep(&b.View.registrations, &v.registrations, shareOf(old, func(o *View) *table[Registration] { return &o.registrations }), b.touched[declared])
-	keep(&b.View.leases, &v.leases, shareOf(old, func(o *View) *table[Lease] { return &o.leases }), b.touched[declared])
+	v.fleet, v.slates = b.pb.Share(), b.sb.Share()
+	keep(&b.View.restore, &v.restore, shareOf(old, func(o *View) *rows[catalog.RestorePoint] { return &o.restore }), b.touched[RestorePoints])
+	keep(&b.View.owners, &v.owners, shareOf(old, func(o *View) *rows[catalog.OwnerRow] { return &o.owners }), b.touched[Owners])
+	keep(&b.View.findings, &v.findings, shareOf(old, func(o *View) *rows[catalog.Finding] { return &o.findings }), b.touched[Findings])
+	keep(&b.View.clusters, &v.clusters, shareOf(old, func(o *View) *rows[catalog.Cluster] { return &o.clusters }), b.touched[Clusters])
+	keep(&b.View.regions, &v.regions, shareOf(old, func(o *View) *rows[catalog.Region] { return &o.regions }), b.touched[Regions])
+	keep(&b.View.registrations, &v.registrations, shareOf(old, func(o *View) *rows[Registration] { return &o.registrations }), b.touched[declared])
+	keep(&b.View.leases, &v.leases, shareOf(old, func(o *View) *rows[Lease] { return &o.leases }), b.touched[declared])
 	if old == nil || b.touched[events] {
 		v.events = b.View.events.Copy()
 	} else {
@@ -95,38 +103,19 @@ const (
 	events   = "events"
 )
 
-func shareOf[T any](old *View, pick func(*View) *table[T]) *table[T] {
+func shareOf[T any](old *View, pick func(*View) *rows[T]) *rows[T] {
 	if old == nil {
 		return nil
 	}
 	return pick(old)
 }
 
-func keep[T any](mine, out, before *table[T], touched bool) {
+func keep[T any](mine, out, before *rows[T], touched bool) {
 	if before == nil || touched {
 		*out = mine.share()
 	} else {
 		*out = *before
 	}
-}
-
-// SetPlacement puts a row; the row belongs to the view from now on. quiet:
-// nothing changed but when it was observed, do not tell watchers.
-func (b *Builder) SetPlacement(r *catalog.Placement, quiet bool) {
-	put(b, Placements, &b.placements, r, quiet)
-}
-
-// RemovePlacement takes a row out. Only a person's word may lead here (P1).
-func (b *Builder) RemovePlacement(region, root string) {
-	remove(b, Placements, &b.placements, probePlacement(region, root))
-}
-
-// SetSlate puts a row; quiet as in [Builder.SetPlacement].
-func (b *Builder) SetSlate(r *catalog.Slate, quiet bool) { put(b, Slates, &b.slates, r, quiet) }
-
-// RemoveSlate takes a row out.
-func (b *Builder) RemoveSlate(name string) {
-	remove(b, Slates, &b.slates, &catalog.Slate{Name: name})
 }
 
 // SetRestorePoint puts a row.
@@ -142,19 +131,6 @@ func (b *Builder) RestorePoint(region, root, id string) *catalog.RestorePoint {
 // RemoveRestorePoint takes a row out.
 func (b *Builder) RemoveRestorePoint(region, root, id string) {
 	remove(b, RestorePoints, &b.restore, &catalog.RestorePoint{Region: region, Root: root, ID: id})
-}
-
-// SetOwner puts a row.
-func (b *Builder) SetOwner(r *catalog.OwnerRow) { put(b, Owners, &b.owners, r, false) }
-
-// Owner is the row of a root, nil when there is none.
-func (b *Builder) Owner(region, root string) *catalog.OwnerRow {
-	return b.owners.get(&catalog.OwnerRow{Region: region, Root: root})
-}
-
-// RemoveOwner takes a row out.
-func (b *Builder) RemoveOwner(region, root string) {
-	remove(b, Owners, &b.owners, &catalog.OwnerRow{Region: region, Root: root})
 }
 
 // SetFinding puts a row.
@@ -230,7 +206,7 @@ func (b *Builder) Touched() bool { return len(b.touched) > 0 || b.shared == nil 
 // StartEventsAt makes the next event's number at least one above last.
 func (b *Builder) StartEventsAt(last uint64) { b.lastEvent = max(b.lastEvent, last) }
 
-func put[T any](b *Builder, resource string, t *table[T], r *T, quiet bool) {
+func put[T any](b *Builder, resource string, t *rows[T], r *T, quiet bool) {
 	t.set(r)
 	b.touched[resource] = true
 	if !quiet {
@@ -238,7 +214,7 @@ func put[T any](b *Builder, resource string, t *table[T], r *T, quiet bool) {
 	}
 }
 
-func remove[T any](b *Builder, resource string, t *table[T], probe *T) {
+func remove[T any](b *Builder, resource string, t *rows[T], probe *T) {
 	if _, had := t.remove(probe); had {
 		note(b, resource, &t.log, t.key(probe))
 	}

@@ -43,40 +43,7 @@ func split(key string) []string   { return strings.Split(key, nul) }
 
 var maxPosition uint64 = math.MaxUint64
 
-func probePlacement(region, root string) *catalog.Placement {
-	p := &catalog.Placement{Region: region}
-	p.Root = root
-	return p
-}
-
-func placementTable() table[catalog.Placement] {
-	type row = catalog.Placement
-	return newTable(
-		func(r *row) string { return PlacementKey(r.Region, r.Root) },
-		func(p []string) *row {
-			if len(p) != 2 {
-				return nil
-			}
-			return probePlacement(p[0], p[1])
-		},
-		func(a, b *row) bool {
-			return cmp.Or(cmp.Compare(a.Slate, b.Slate), cmp.Compare(a.Region, b.Region), cmp.Compare(a.Root, b.Root)) < 0
-		},
-		func(a, b *row) bool {
-			return cmp.Or(cmp.Compare(a.Region, b.Region), cmp.Compare(a.Root, b.Root)) < 0
-		})
-}
-
-func slateTable() table[catalog.Slate] {
-	type row = catalog.Slate
-	byName := func(a, b *row) bool { return a.Name < b.Name }
-	return newTable(
-		func(r *row) string { return r.Name },
-		func(p []string) *row { return &row{Name: strings.Join(p, nul)} },
-		byName, byName)
-}
-
-func restoreTable() table[catalog.RestorePoint] {
+func restoreTable() rows[catalog.RestorePoint] {
 	type row = catalog.RestorePoint
 	// Highest position first; those without one come last.
 	position := func(r *row) (bool, uint64) {
@@ -85,7 +52,7 @@ func restoreTable() table[catalog.RestorePoint] {
 		}
 		return true, *r.Position
 	}
-	return newTable(
+	return newRows(
 		func(r *row) string { return RestorePointKey(r.Region, r.Root, r.ID) },
 		func(p []string) *row {
 			if len(p) != 3 {
@@ -109,9 +76,9 @@ func restoreTable() table[catalog.RestorePoint] {
 		})
 }
 
-func ownerTable() table[catalog.OwnerRow] {
+func ownerTable() rows[catalog.OwnerRow] {
 	type row = catalog.OwnerRow
-	return newTable(
+	return newRows(
 		func(r *row) string { return PlacementKey(r.Region, r.Root) },
 		func(p []string) *row {
 			if len(p) != 2 {
@@ -127,9 +94,9 @@ func ownerTable() table[catalog.OwnerRow] {
 		})
 }
 
-func findingTable() table[catalog.Finding] {
+func findingTable() rows[catalog.Finding] {
 	type row = catalog.Finding
-	return newTable(
+	return newRows(
 		func(r *row) string { return FindingKey(r.Region, r.Code, r.Root, r.Object) },
 		func(p []string) *row {
 			if len(p) != 4 {
@@ -147,12 +114,12 @@ func findingTable() table[catalog.Finding] {
 		})
 }
 
-func clusterTable() table[catalog.Cluster] {
+func clusterTable() rows[catalog.Cluster] {
 	type row = catalog.Cluster
 	byKey := func(a, b *row) bool {
 		return cmp.Or(cmp.Compare(a.Region, b.Region), cmp.Compare(a.Name, b.Name)) < 0
 	}
-	return newTable(
+	return newRows(
 		func(r *row) string { return ClusterKey(r.Region, r.Name) },
 		func(p []string) *row {
 			if len(p) != 2 {
@@ -163,30 +130,30 @@ func clusterTable() table[catalog.Cluster] {
 		byKey, byKey)
 }
 
-func regionTable() table[catalog.Region] {
+func regionTable() rows[catalog.Region] {
 	type row = catalog.Region
 	byName := func(a, b *row) bool { return a.Name < b.Name }
-	return newTable(
+	return newRows(
 		func(r *row) string { return r.Name },
 		func(p []string) *row { return &row{Name: strings.Join(p, nul)} },
 		byName, byName)
 }
 
-func registrationTable() table[Registration] {
+func registrationTable() rows[Registration] {
 	byKey := func(a, b *Registration) bool {
 		return cmp.Or(cmp.Compare(a.Region, b.Region), cmp.Compare(a.ID, b.ID)) < 0
 	}
-	return newTable(
+	return newRows(
 		func(r *Registration) string { return join(r.Region, r.ID) },
 		func([]string) *Registration { return nil },
 		byKey, byKey)
 }
 
-func leaseTable() table[Lease] {
+func leaseTable() rows[Lease] {
 	byKey := func(a, b *Lease) bool {
 		return cmp.Or(cmp.Compare(a.Region, b.Region), cmp.Compare(a.Key, b.Key)) < 0
 	}
-	return newTable(
+	return newRows(
 		func(r *Lease) string { return join(r.Region, r.Key) },
 		func([]string) *Lease { return nil },
 		byKey, byKey)

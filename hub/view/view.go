@@ -14,6 +14,7 @@ import (
 
 	"github.com/tidwall/btree"
 
+	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
@@ -35,16 +36,18 @@ type View struct {
 	seq uint64
 	at  time.Time
 
-	placements table[catalog.Placement]
-	slates     table[catalog.Slate]
-	restore    table[catalog.RestorePoint]
-	owners     table[catalog.OwnerRow]
-	findings   table[catalog.Finding]
-	clusters   table[catalog.Cluster]
-	regions    table[catalog.Region]
+	fleet    *table.Table // placements
+	slates   *table.Table
+	placed   journal
+	slated   journal
+	restore  rows[catalog.RestorePoint]
+	owners   rows[catalog.OwnerRow] // of roots without a placement
+	findings rows[catalog.Finding]
+	clusters rows[catalog.Cluster]
+	regions  rows[catalog.Region]
 
-	registrations table[Registration]
-	leases        table[Lease]
+	registrations rows[Registration]
+	leases        rows[Lease]
 
 	events    *btree.BTreeG[*catalog.Event]
 	lastEvent uint64
@@ -58,32 +61,6 @@ func (v *View) Seq() uint64 { return v.seq }
 // says "still the same, a second later" has the Seq of the one before.
 func (v *View) At() time.Time { return v.at }
 
-// Placements lists all placements, ordered by slate, region, root.
-func (v *View) Placements() iter.Seq[*catalog.Placement] { return v.placements.all() }
-
-// Placement is the placement at a root of a region, nil when there is none.
-func (v *View) Placement(region, root string) *catalog.Placement {
-	return v.placements.get(probePlacement(region, root))
-}
-
-// PlacementsOf lists the placements of one slate, ordered by region, root.
-func (v *View) PlacementsOf(slate string) iter.Seq[*catalog.Placement] {
-	p := &catalog.Placement{}
-	p.Slate = slate
-	return v.placements.from(p, func(p *catalog.Placement) bool { return p.Slate == slate })
-}
-
-// PlacementsIn lists the placements of one region, ordered by root.
-func (v *View) PlacementsIn(region string) iter.Seq[*catalog.Placement] {
-	return v.placements.fromKey(probePlacement(region, ""), func(p *catalog.Placement) bool { return p.Region == region })
-}
-
-// Slates lists all slates, ordered by name.
-func (v *View) Slates() iter.Seq[*catalog.Slate] { return v.slates.all() }
-
-// Slate is the slate of that name, nil when there is none.
-func (v *View) Slate(name string) *catalog.Slate { return v.slates.get(&catalog.Slate{Name: name}) }
-
 // RestorePoints lists all restore points, ordered by slate, region, and the
 // highest position first.
 func (v *View) RestorePoints() iter.Seq[*catalog.RestorePoint] { return v.restore.all() }
@@ -93,10 +70,6 @@ func (v *View) RestorePointsOf(slate string) iter.Seq[*catalog.RestorePoint] {
 	return v.restore.from(&catalog.RestorePoint{Slate: slate, Position: &maxPosition},
 		func(r *catalog.RestorePoint) bool { return r.Slate == slate })
 }
-
-// Owners lists who is responsible for what, ordered by slate, region, root. A
-// registration of a root where no database was seen has a row here too.
-func (v *View) Owners() iter.Seq[*catalog.OwnerRow] { return v.owners.all() }
 
 // Findings lists the findings, ordered by slate, region, code, root, object.
 func (v *View) Findings() iter.Seq[*catalog.Finding] { return v.findings.all() }
@@ -170,6 +143,28 @@ func (v *View) LastEvent() uint64 { return v.lastEvent }
 // longer known, the resource is not, or seq is not of this view's past: the
 // caller starts over from the lists.
 func (v *View) ChangedSince(resource string, seq uint64) (keys []string, ok bool) {
+	switch resource {
+	case Placements:
+		if seq < v.placed.floor || seq > v.seq {
+			return nil, false
+		}
+		for _, id := range v.placed.since(seq, func(region string, yield func(*table.Ident)) {
+			v.fleet.In(region, func(id *table.Ident) bool { yield(id); return true })
+		}) {
+			keys = append(keys, PlacementKey(id.Region, id.Root))
+		}
+		return keys, true
+	case Slates:
+		if seq < v.slated.floor || seq > v.seq {
+			return nil, false
+		}
+		for _, id := range v.slated.since(seq, func(region string, yield func(*table.Ident)) {
+			v.fleet.In(region, func(id *table.Ident) bool { yield(&table.Ident{Slate: id.Slate}); return true })
+		}) {
+			keys = append(keys, id.Slate)
+		}
+		return keys, true
+	}
 	c := v.changes(resource)
 	if c == nil || seq < c.floor || seq > v.seq {
 		return nil, false
@@ -186,13 +181,17 @@ func (v *View) ChangedSince(resource string, seq uint64) (keys []string, ok bool
 func (v *View) Row(resource, key string) any {
 	switch resource {
 	case Placements:
-		return row(&v.placements, key)
+		if p := split(key); len(p) == 2 {
+			return found(v.Placement(p[0], p[1]))
+		}
 	case Slates:
-		return row(&v.slates, key)
+		return found(v.Slate(key))
 	case RestorePoints:
 		return row(&v.restore, key)
 	case Owners:
-		return row(&v.owners, key)
+		if p := split(key); len(p) == 2 {
+			return found(v.owner(p[0], p[1]))
+		}
 	case Findings:
 		return row(&v.findings, key)
 	case Clusters:
@@ -203,12 +202,15 @@ func (v *View) Row(resource, key string) any {
 	return nil
 }
 
+func found[T any](r *T) any {
+	if r == nil {
+		return nil
+	}
+	return r
+}
+
 func (v *View) changes(resource string) *changes {
 	switch resource {
-	case Placements:
-		return &v.placements.log
-	case Slates:
-		return &v.slates.log
 	case RestorePoints:
 		return &v.restore.log
 	case Owners:

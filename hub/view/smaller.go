@@ -6,14 +6,14 @@ import (
 	"github.com/tidwall/btree"
 )
 
-// table is one resource: its rows in the order of lists, the same rows in the
+// rows is one of the smaller resources: its rows in the order of lists, the same rows in the
 // order of keys, and which keys changed when.
-type table[T any] struct {
+type rows[T any] struct {
 	key   func(*T) string
 	probe func(parts []string) *T // a row with just the fields of its key
 	less  func(a, b *T) bool
 
-	rows *btree.BTreeG[*T] // in the order of lists
+	list *btree.BTreeG[*T] // in the order of lists
 	keys *btree.BTreeG[*T] // in the order of keys
 	log  changes
 }
@@ -34,12 +34,12 @@ type change struct {
 // no published view holds.
 var unlocked = btree.Options{NoLocks: true}
 
-func newTable[T any](key func(*T) string, probe func([]string) *T, less, byKey func(a, b *T) bool) table[T] {
-	return table[T]{
+func newRows[T any](key func(*T) string, probe func([]string) *T, less, byKey func(a, b *T) bool) rows[T] {
+	return rows[T]{
 		key:   key,
 		probe: probe,
 		less:  less,
-		rows:  btree.NewBTreeGOptions(less, unlocked),
+		list:  btree.NewBTreeGOptions(less, unlocked),
 		keys:  btree.NewBTreeGOptions(byKey, unlocked),
 		log: changes{tree: btree.NewBTreeGOptions(func(a, b change) bool {
 			if a.seq != b.seq {
@@ -50,51 +50,51 @@ func newTable[T any](key func(*T) string, probe func([]string) *T, less, byKey f
 	}
 }
 
-func (t *table[T]) get(probe *T) *T {
+func (t *rows[T]) get(probe *T) *T {
 	r, _ := t.keys.Get(probe)
 	return r
 }
 
-func (t *table[T]) all() iter.Seq[*T] {
-	return func(yield func(*T) bool) { t.rows.Scan(yield) }
+func (t *rows[T]) all() iter.Seq[*T] {
+	return func(yield func(*T) bool) { t.list.Scan(yield) }
 }
 
-func (t *table[T]) from(pivot *T, while func(*T) bool) iter.Seq[*T] {
+func (t *rows[T]) from(pivot *T, while func(*T) bool) iter.Seq[*T] {
 	return func(yield func(*T) bool) {
-		t.rows.Ascend(pivot, func(r *T) bool { return while(r) && yield(r) })
+		t.list.Ascend(pivot, func(r *T) bool { return while(r) && yield(r) })
 	}
 }
 
-func (t *table[T]) fromKey(pivot *T, while func(*T) bool) iter.Seq[*T] {
+func (t *rows[T]) fromKey(pivot *T, while func(*T) bool) iter.Seq[*T] {
 	return func(yield func(*T) bool) {
 		t.keys.Ascend(pivot, func(r *T) bool { return while(r) && yield(r) })
 	}
 }
 
 // set puts a row in the place of the one with its key.
-func (t *table[T]) set(r *T) {
+func (t *rows[T]) set(r *T) {
 	if old, had := t.keys.Set(r); had && (t.less(old, r) || t.less(r, old)) {
-		t.rows.Delete(old)
+		t.list.Delete(old)
 	}
-	t.rows.Set(r)
+	t.list.Set(r)
 }
 
-func (t *table[T]) remove(probe *T) (*T, bool) {
+func (t *rows[T]) remove(probe *T) (*T, bool) {
 	old, had := t.keys.Delete(probe)
 	if had {
-		t.rows.Delete(old)
+		t.list.Delete(old)
 	}
 	return old, had
 }
 
 // share gives a table that keeps what this one holds now.
-func (t *table[T]) share() table[T] {
+func (t *rows[T]) share() rows[T] {
 	c := *t
-	c.rows, c.keys, c.log.tree = t.rows.Copy(), t.keys.Copy(), t.log.tree.Copy()
+	c.list, c.keys, c.log.tree = t.list.Copy(), t.keys.Copy(), t.log.tree.Copy()
 	return c
 }
 
-func row[T any](t *table[T], key string) any {
+func row[T any](t *rows[T], key string) any {
 	p := t.probe(split(key))
 	if p == nil {
 		return nil

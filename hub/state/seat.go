@@ -1,0 +1,195 @@
+package state
+
+import (
+	"slices"
+
+	"github.com/quarry-db/quarry/hub/table"
+	"github.com/quarry-db/quarry/hub/view"
+	"github.com/quarry-db/quarry/pkg/catalog"
+)
+
+// Between steps nothing is kept of most roots but their row in the view and
+// what lies beside it in hidden columns. A seat is made of these when
+// something happens at the root, and put back at the end of the step; it stays
+// in region.seats only when there is more to remember: statements, readers'
+// looks, a deadline.
+
+// Flags that are kept beside a row.
+const (
+	flagBare = 1 << iota
+	flagHeardOf
+	flagDeclaredGone
+	flagMovedSinceGone
+)
+
+// seatAt is the seat of a root; nil when nothing is known of it.
+func (s *State) seatAt(r *region, root string) *seat {
+	st := r.seats[root]
+	if st == nil {
+		if s.b.Slot(r.name, root) == table.None {
+			return nil
+		}
+		st = &seat{root: root}
+		r.seats[root] = st
+	}
+	s.warmUp(r, st)
+	return st
+}
+
+// seat is the seat of a root, made when there is none.
+func (s *State) seat(r *region, root string) *seat {
+	st := s.seatAt(r, root)
+	if st == nil {
+		st = &seat{root: root}
+		r.seats[root] = st
+		s.warmUp(r, st)
+	}
+	return st
+}
+
+// known reports whether anything is known of a root.
+func (s *State) known(r *region, root string) bool {
+	return r.seats[root] != nil || s.b.Slot(r.name, root) != table.None
+}
+
+type warmSeat struct {
+	r  *region
+	st *seat
+}
+
+func (s *State) warmUp(r *region, st *seat) {
+	if st.warm {
+		return
+	}
+	st.warm = true
+	s.warm = append(s.warm, warmSeat{r, st})
+	slot := s.b.Slot(r.name, st.root)
+	if slot == table.None {
+		return
+	}
+	st.row = s.b.PlacementAt(slot)
+	st.content = &st.row.Sighting
+	if st.name == "" {
+		st.name = st.row.Slate
+	}
+	st.observed, st.presence, st.presenceWhy = st.row.ObservedAt, st.row.Seen, st.row.Reason
+	st.movedAt = s.b.MovedAt(slot)
+	h := s.b.Hidden(slot)
+	st.hidden = h
+	st.contentRev, st.presenceRev, st.agentStart = h.Content, h.Presence, h.Start
+	st.bare, st.heardOf = h.Flags&flagBare != 0, h.Flags&flagHeardOf != 0
+	st.declaredGone, st.movedSinceGone = h.Flags&flagDeclaredGone != 0, h.Flags&flagMovedSinceGone != 0
+}
+
+// cool puts the seats of this step back.
+func (s *State) cool() {
+	for _, w := range s.warm {
+		r, st := w.r, w.st
+		st.warm = false
+		slot := s.b.Slot(r.name, st.root)
+		if slot != table.None {
+			h := st.hidden
+			h.Content, h.Presence, h.Start, h.Flags = st.contentRev, st.presenceRev, st.agentStart, 0
+			for _, f := range [...]struct {
+				is  bool
+				bit uint64
+			}{{st.bare, flagBare}, {st.heardOf, flagHeardOf}, {st.declaredGone, flagDeclaredGone}, {st.movedSinceGone, flagMovedSinceGone}} {
+				if f.is {
+					h.Flags |= f.bit
+				}
+			}
+			s.b.SetHidden(slot, h)
+			if st.movedAt != nil {
+				s.b.SetMovedAt(slot, *st.movedAt)
+			}
+		}
+		st.row, st.content = nil, nil
+		if len(st.said) == 0 && len(st.looks) == 0 && st.due == 0 && len(st.conflicts) == 0 && r.seats[st.root] == st {
+			delete(r.seats, st.root)
+		}
+	}
+	clear(s.warm)
+	s.warm = s.warm[:0]
+}
+
+// hold counts a record of the region's agent, as it travelled, in the place of
+// the one before. What is not newer is not counted. The sums of placements lie
+// beside their rows, those of other records in a map.
+func (s *State) hold(r *region, k factKey, counter uint64, sum catalog.Sum) {
+	c := &r.copied
+	old, inMap := c.held[k]
+	var st *seat
+	slot := table.None
+	if k.kind == catalog.FactPlacement {
+		if st = r.seats[k.key]; st != nil && st.warm {
+			if !inMap {
+				old = heldSum{st.hidden.Counter, st.hidden.Sum}
+			}
+		} else if slot = s.b.Slot(r.name, k.key); slot != table.None && !inMap {
+			st = nil
+			old.counter, old.sum = s.b.Sum(slot)
+		} else {
+			st = nil
+		}
+	}
+	if old.counter >= counter && old.sum != (catalog.Sum{}) {
+		return
+	}
+	c.digest.Remove(old.sum)
+	c.digest.Add(sum)
+	switch {
+	case st != nil && st.warm:
+		st.hidden.Counter, st.hidden.Sum = counter, sum
+	case slot != table.None:
+		s.b.SetSum(slot, counter, sum)
+	default:
+		if c.held == nil {
+			c.held = map[factKey]heldSum{}
+		}
+		c.held[k] = heldSum{counter, sum}
+		return
+	}
+	if inMap {
+		delete(c.held, k)
+	}
+}
+
+// heldOf is what is counted of a placement's record.
+func (s *State) heldOf(r *region, root string) (counter uint64, sum catalog.Sum) {
+	if st := r.seats[root]; st != nil && st.warm {
+		return st.hidden.Counter, st.hidden.Sum
+	}
+	if slot := s.b.Slot(r.name, root); slot != table.None {
+		return s.b.Sum(slot)
+	}
+	return 0, catalog.Sum{}
+}
+
+// releaseAll counts nothing of a region any more.
+func (s *State) releaseAll(r *region) {
+	r.copied.held, r.copied.digest = nil, catalog.Digest{}
+	var slots []table.Slot
+	for _, slot := range s.b.Roots(r.name) {
+		slots = append(slots, slot)
+	}
+	for _, slot := range slots {
+		s.b.SetSum(slot, 0, catalog.Sum{})
+	}
+	for _, w := range s.warm {
+		if w.r == r {
+			w.st.hidden.Counter, w.st.hidden.Sum = 0, catalog.Sum{}
+		}
+	}
+}
+
+// put adds a statement, in the place of the one with its key.
+func (st *seat) put(sd *said) {
+	st.drop(sd.key)
+	st.said = append(st.said, sd)
+}
+
+func (st *seat) drop(k factKey) {
+	st.said = slices.DeleteFunc(st.said, func(sd *said) bool { return sd.key == k })
+}
+
+var _ = view.Hidden{}
