@@ -13,18 +13,20 @@ import (
 )
 
 // Admin changes a database that others write: it makes, prolongs and removes
-// checkpoints. It patches the newest manifest and nothing else of it, so live
-// writers, compactors, collectors and readers of every release go on. It
-// refuses a database that is closed for deletion, under construction, of an
-// unknown version or with unknown fields, and one whose boundary makes others
-// spin. Calls may run at once, here and in other processes.
+// checkpoints, fences, closes for deletion, clones, copies, collects and
+// repairs. It patches the newest manifest and nothing else of it, so live
+// writers, compactors, collectors and readers of every release go on unless the
+// call is there to stop them. It refuses a database that is closed for deletion,
+// under construction, of an unknown version or with unknown fields, and one
+// whose boundary makes others spin; [Refused] knows these errors. Calls may run
+// at once, here and in other processes.
 type Admin struct {
 	// Store holds the database.
-	Store WriteStore
+	Store AdminStore
 	// Root is the database's path in the store.
 	Root string
 	// WALStore holds the WAL when it is not in Store.
-	WALStore Store
+	WALStore AdminStore
 	// Now is the clock for creation and expiry; nil means time.Now.
 	Now func() time.Time
 }
@@ -36,7 +38,10 @@ func (a *Admin) now() time.Time {
 	return time.Now()
 }
 
-func (a *Admin) walStore() Store {
+// second is now in the whole seconds that manifests keep.
+func (a *Admin) second() time.Time { return a.now().Truncate(time.Second).UTC() }
+
+func (a *Admin) walStore() AdminStore {
 	if a.WALStore != nil {
 		return a.WALStore
 	}
@@ -185,12 +190,23 @@ func (a *Admin) Checkpoints(ctx context.Context) ([]CheckpointRow, error) {
 	return h.Checkpoints(a.now()), nil
 }
 
-// Refused reports whether err says that a database must not be written as it
-// is: closed for deletion, under construction, segmented, of an unknown version
-// or with unknown fields, its WAL elsewhere, its boundary ahead.
+// Refused reports whether err says that a database must not be changed as it
+// is, or as was asked: closed for deletion, under construction, segmented, of an
+// unknown version or with unknown fields, its WAL elsewhere, its boundary ahead,
+// perhaps written by others, not to be understood in full, or there already.
 func Refused(err error) bool {
 	_, pill := errors.AsType[*manifest.Pill](err)
 	_, version := errors.AsType[*manifest.VersionError](err)
-	return pill || version || errors.Is(err, manifest.ErrUnwritable) || errors.Is(err, ErrUninitialized) ||
-		errors.Is(err, ErrWALStore) || errors.Is(err, ErrWALUnmarked) || errors.Is(err, ErrBoundaryAhead) || errors.Is(err, ErrSegmented)
+	if pill || version {
+		return true
+	}
+	for _, e := range []error{
+		manifest.ErrUnwritable, ErrUninitialized, ErrWALStore, ErrWALUnmarked, ErrBoundaryAhead, ErrSegmented,
+		ErrUnproven, ErrPilled, ErrNotPilled, ErrTaken, ErrMoving, ErrMayBeIdle,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }

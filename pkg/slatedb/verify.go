@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -22,6 +23,11 @@ type VerifyOptions struct {
 	Checksums bool
 	// WALStore holds the WAL when it is not in the store of the tables.
 	WALStore Store
+	// InUse are the releases that are known to open the database, such as
+	// "0.12.1": those that cannot, or would damage it, are findings.
+	InUse []string
+	// Now is the clock by which collectors are judged; nil means time.Now.
+	Now func() time.Time
 	// Progress is told each object when it is done and how many there are.
 	// One call at a time; nil: nobody is told.
 	Progress func(done, total int, key string)
@@ -39,6 +45,9 @@ type Report struct {
 	Requests    Requests  `json:"requests"`
 	Findings    []Finding `json:"findings"` // by object; empty: everything needed is there
 	ChecksumsOK bool      `json:"checksums"`
+	// Unverified: the WAL was not looked at, because nobody knows where it
+	// is. Nothing may rely on this database until it is named.
+	Unverified bool `json:"unverified"`
 }
 
 // OK reports whether nothing was found.
@@ -131,30 +140,44 @@ func (v *verification) run() error {
 	}
 	v.rep.ManifestID = head.ID
 	if !head.Manifest.Initialized {
-		v.found(Finding{Uninitialized, ManifestKey(v.root, head.ID), ErrUninitialized.Error(), "finish the clone, or delete it"})
+		v.found(Finding{
+			Code: Uninitialized, Object: ManifestKey(v.root, head.ID), What: ErrUninitialized.Error(),
+			Who: "readers, which cannot open it; a writer can, and what it is missing stays missing", Cure: "finish the clone, or delete it",
+		})
 	}
-	v.boundary(head.ID)
+	sight, err := v.look(head)
+	if err != nil {
+		return err
+	}
 	states := append([]pinnedState{{head.ID, head.Manifest, false}}, v.checkpoints(head)...)
+	for _, f := range Symptoms(sight) {
+		switch f.Code {
+		case FilterFormatMismatch: // told of each table, by the table itself
+		case CheckpointDangling: // told by reading
+		case WALHole: // told for checkpoints too
+		case WALStoreUnmarked:
+			v.rep.Unverified = true
+			fallthrough
+		default:
+			v.found(f)
+		}
+	}
 	v.rep.Manifests = len(states)
 
 	needs := needed(v.root, states)
 	v.rep.Tables = len(needs)
-	ids := v.walNeeded(states)
+	var ids []uint64
+	if !v.rep.Unverified {
+		ids = v.walNeeded(states)
+	}
 	v.rep.WALObjects = len(ids)
 	v.total = len(needs) + len(ids)
 
+	if err := v.each(needs, v.table); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(v.ctx)
 	g.SetLimit(atOnce)
-	for _, n := range needs {
-		g.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			v.table(n)
-			v.tell(n.key)
-			return nil
-		})
-	}
 	for _, id := range ids {
 		g.Go(func() error {
 			if err := ctx.Err(); err != nil {
@@ -171,6 +194,95 @@ func (v *verification) run() error {
 	return v.ctx.Err()
 }
 
+// each calls look with every table, some at once.
+func (v *verification) each(needs []*need, look func(*need)) error {
+	g, ctx := errgroup.WithContext(v.ctx)
+	g.SetLimit(atOnce)
+	for _, n := range needs {
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			look(n)
+			v.tell(n.key)
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// history is how many earlier manifests are read for what the newest has lost.
+const history = 32
+
+// look gathers what [Symptoms] needs.
+func (v *verification) look(head *Head) (*Sight, error) {
+	s := &Sight{Root: v.root, Head: head, WALNamed: v.opts.WALStore != nil, InUse: v.opts.InUse, Now: time.Now()}
+	if v.opts.Now != nil {
+		s.Now = v.opts.Now()
+	}
+	b, err := Boundary(v.ctx, v.s, v.root)
+	switch {
+	case errors.Is(err, manifest.ErrCorrupt):
+		v.found(boundaryUnreadable(BoundaryKey(v.root), err))
+	case err != nil:
+		v.found(unreadable(BoundaryKey(v.root), err))
+	default:
+		s.Boundary = &b
+	}
+	for _, l := range []struct {
+		s      Store
+		folder string
+		into   *[]Stored
+	}{{v.s, "manifest/", &s.Manifests}, {v.s, "compactions/", &s.Compactions}, {v.wal, "wal/", &s.WAL}} {
+		if *l.into, err = listed(v.ctx, l.s, below(v.root, l.folder)); err != nil {
+			return nil, err
+		}
+	}
+	if state, err := LatestCompactions(v.ctx, v.s, v.root); err == nil {
+		s.CompactionsVersion = state.Compactions.Version
+	}
+	s.Before = v.before(head, s.Manifests)
+	return s, nil
+}
+
+// listed lists a folder; the result is never nil.
+func listed(ctx context.Context, s Store, folder string) ([]Stored, error) {
+	all := []Stored{}
+	err := s.Walk(ctx, folder, "", func(key string, size int64, modified time.Time) error {
+		all = append(all, Stored{key, size, modified})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", folder, err)
+	}
+	return all, nil
+}
+
+// before reads the manifests before head that are still there, not too many.
+// One that cannot be read says nothing: nobody needs it.
+func (v *verification) before(head *Head, all []Stored) []*Head {
+	var ids []uint64
+	for _, o := range all {
+		if id, ok := ParseManifestKey(v.root, o.Key); ok && id < head.ID {
+			ids = append(ids, id)
+		}
+	}
+	ids = ids[max(0, len(ids)-history):]
+	heads := make([]*Head, len(ids))
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for i, id := range ids {
+		g.Go(func() error {
+			if h, err := At(v.ctx, v.s, v.root, id); err == nil {
+				heads[i] = h
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return slices.DeleteFunc(heads, func(h *Head) bool { return h == nil })
+}
+
 // headless tells what it means that the newest manifest cannot be read.
 func (v *verification) headless(err error) error {
 	oe, ok := errors.AsType[*ObjectError](err)
@@ -180,11 +292,17 @@ func (v *verification) headless(err error) error {
 	pill, isPill := errors.AsType[*manifest.Pill](err)
 	switch {
 	case isPill:
-		v.found(Finding{ClosedForDeletion, oe.Key, pill.Error(), "nothing, if it is to be deleted; else remove this object after reading how to undo a deletion"})
+		v.found(Finding{
+			Code: ClosedForDeletion, Object: oe.Key, What: pill.Error(), Who: "whoever opens it: nobody can",
+			Cure: "nothing, if it is to be deleted; else `quarry slatedb unpill`, as long as nothing was removed",
+		})
 	case !undecodable(err):
 		return err
 	default:
-		v.found(Finding{ManifestUnreadable, oe.Key, oe.Err.Error(), "stop all writers; the manifest before it may be put again as the next id when nothing was collected since"})
+		v.found(Finding{
+			Code: ManifestUnreadable, Object: oe.Key, What: oe.Err.Error(), Who: everybody,
+			Cure: "stop all writers; the manifest before it may be put again as the next id when nothing was collected since",
+		})
 	}
 	return nil
 }
@@ -194,26 +312,6 @@ func undecodable(err error) bool {
 	_, version := errors.AsType[*manifest.VersionError](err)
 	_, field := errors.AsType[*manifest.FieldError](err)
 	return version || field || errors.Is(err, manifest.ErrEmpty) || errors.Is(err, manifest.ErrCorrupt)
-}
-
-// boundary checks the collector's mark: a mark that is not below the newest id
-// makes every process of 0.14.1 and later spin at open.
-func (v *verification) boundary(latest uint64) {
-	key := BoundaryKey(v.root)
-	b, err := Boundary(v.ctx, v.s, v.root)
-	switch {
-	case errors.Is(err, manifest.ErrCorrupt):
-		v.found(Finding{BoundaryUnreadable, key, err.Error(), "put the id of the last collected manifest, in decimal"})
-	case err != nil:
-		v.unreadable(key, err)
-	case b >= latest:
-		v.found(Finding{BoundaryAhead, key, fmt.Sprintf("says that manifests up to %d are gone, the newest is %d: SlateDB 0.14.1 and later spins at open, with requests without limit", b, latest),
-			fmt.Sprintf("let nobody open the database; put a number below %d, best the id of the last manifest that is gone", latest-min(latest, 1))})
-	}
-}
-
-func (v *verification) unreadable(key string, err error) {
-	v.found(Finding{Unreadable, key, err.Error(), "look at the store and its permissions, then verify again"})
 }
 
 // checkpoints reads the manifests that checkpoints of head pin.
@@ -235,12 +333,14 @@ func (v *verification) checkpoints(head *Head) []pinnedState {
 		case err == nil:
 			out = append(out, pinnedState{cp.ManifestID, m, true})
 		case errors.Is(err, ErrMissing):
-			v.found(Finding{CheckpointDangling, key, fmt.Sprintf("checkpoint %s pins this manifest, which is gone; the collector stops at it and keeps everything", cp.ID),
-				"delete the checkpoint, or put the manifest back from a copy"})
+			v.found(dangling(v.root, cp.ID, cp.ManifestID))
 		case undecodable(err):
-			v.found(Finding{ManifestUnreadable, key, fmt.Sprintf("checkpoint %s pins it: %v", cp.ID, err), "delete the checkpoint, or put the manifest back from a copy"})
+			v.found(Finding{
+				Code: ManifestUnreadable, Object: key, What: fmt.Sprintf("checkpoint %s pins it: %v", cp.ID, err), Who: pinnedReads,
+				Cure: "delete the checkpoint, or put the manifest back from a copy",
+			})
 		default:
-			v.unreadable(key, err)
+			v.found(unreadable(key, err))
 		}
 	}
 	return out
@@ -271,12 +371,13 @@ func (v *verification) walNeeded(states []pinnedState) []uint64 {
 	var all []uint64
 	for _, st := range states {
 		if st.m.WALStoreMarked && v.opts.WALStore == nil {
-			v.found(Finding{WALStoreUnknown, ManifestKey(v.root, st.id), ErrWALStore.Error() + ": its rows were not looked at", "name the store (--wal)"})
+			v.rep.Unverified = true
+			v.found(walMarked(v.root, st.id))
 			continue
 		}
 		ids, err := walIDs(v.ctx, v.wal, v.root, st.m, st.checkpoint)
 		if err != nil {
-			v.unreadable(WALKey(v.root, st.m.ReplayAfterWAL+1), err)
+			v.found(unreadable(WALKey(v.root, st.m.ReplayAfterWAL+1), err))
 			continue
 		}
 		if h, ok := errors.AsType[*wal.Hole](checkWAL(v.root, st.m, ids)); ok {
@@ -284,8 +385,7 @@ func (v *verification) walNeeded(states []pinnedState) []uint64 {
 			if len(ids) == 0 {
 				what += " and there is no WAL object at all"
 			}
-			v.found(Finding{WALHole, WALKey(v.root, h.ID), what,
-				"let nobody open the database for writing: a writer would take the hole for the end; put the object back from a copy, or name the WAL's own store if it has one (--wal)"})
+			v.found(walHole(v.root, h.ID, what))
 		}
 		all = append(all, ids...)
 	}
@@ -305,12 +405,15 @@ func (v *verification) walObject(id uint64) {
 		v.rep.Rows += int64(len(o.Rows))
 		v.mu.Unlock()
 	case errors.Is(err, ErrMissing):
-		v.found(Finding{WALHole, key, "went away while it was looked at", "verify again"})
+		v.found(Finding{Code: WALHole, Object: key, What: "went away while it was looked at", Who: "nobody, if the database moved on", Cure: "verify again"})
 	case errors.Is(err, sst.ErrFormat):
-		v.found(Finding{UnknownFormat, key, err.Error(), "a newer SlateDB may have written it: read it with a newer quarry"})
+		v.found(unknownFormat(key, err))
 	case errors.Is(err, sst.ErrCorrupt):
-		v.found(Finding{WALDamaged, key, err.Error(), "put it back from a copy; without it SlateDB refuses to open the database"})
+		v.found(Finding{
+			Code: WALDamaged, Object: key, What: err.Error(), Who: "whoever opens the database: SlateDB refuses (checksum mismatch)",
+			Cure: "put it back from a copy",
+		})
 	default:
-		v.unreadable(key, err)
+		v.found(unreadable(key, err))
 	}
 }

@@ -12,18 +12,11 @@ import (
 	"github.com/quarry-db/quarry/pkg/slatedb/sst"
 )
 
-const fromCopy = "put the table back from a copy (another region's, a restore point's); its rows are nowhere else in this database"
-
 // table looks at one table: its size, its footer, what each manifest says of
 // it, and with checksums all of it.
 func (v *verification) table(n *need) {
-	size, _, err := v.s.Stat(v.ctx, n.key)
-	if errors.Is(err, fs.ErrNotExist) {
-		v.found(Finding{ObjectMissing, n.key, fmt.Sprintf("needed by manifest %s", n.ids()), fromCopy})
-		return
-	}
-	if err != nil {
-		v.unreadable(n.key, err)
+	size, ok := v.present(n)
+	if !ok {
 		return
 	}
 	v.mu.Lock()
@@ -34,7 +27,7 @@ func (v *verification) table(n *need) {
 	foot, err := v.footer(n.key, size, first)
 	if err != nil {
 		if uint64(size) < first.Size()+sst.TrailerLen && errors.Is(err, sst.ErrCorrupt) {
-			v.found(Finding{ObjectTruncated, n.key, fmt.Sprintf("%d bytes, manifest %s needs more than %d", size, n.ids(), first.Size()), fromCopy})
+			v.found(truncated(n, size))
 			return
 		}
 		v.tableFault(n.key, err)
@@ -46,6 +39,29 @@ func (v *verification) table(n *need) {
 	if v.opts.Checksums {
 		v.checksums(n.key, foot)
 	}
+}
+
+// present asks for the size of a table and tells when it is not there.
+func (v *verification) present(n *need) (size int64, ok bool) {
+	size, _, err := v.s.Stat(v.ctx, n.key)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		v.found(Finding{Code: ObjectMissing, Object: n.key, What: fmt.Sprintf("needed by manifest %s", n.ids()), Who: theirReads, Cure: fromCopy})
+	case err != nil:
+		v.found(unreadable(n.key, err))
+	}
+	return size, err == nil
+}
+
+func truncated(n *need, size int64) Finding {
+	return Finding{
+		Code: ObjectTruncated, Object: n.key, What: fmt.Sprintf("%d bytes, manifest %s needs more than %d", size, n.ids(), n.views[0].table.Info.Size()),
+		Who: theirReads, Cure: fromCopy,
+	}
+}
+
+func unknownFormat(key string, err error) Finding {
+	return Finding{Code: UnknownFormat, Object: key, What: err.Error(), Who: "releases older than the one that wrote it", Cure: "a newer SlateDB may have written it: read it with a newer quarry"}
 }
 
 // ids lists the manifests that need the table.
@@ -108,13 +124,19 @@ func (v *verification) compare(key string, view neededView, foot sst.Footer) {
 	differ("stats_offset", m.StatsOffset, f.StatsOffset)
 	differ("stats_len", m.StatsLen, f.StatsLen)
 	if len(fields) > 0 {
-		v.found(Finding{InfoMismatch, key, fmt.Sprintf("manifest %d says %s", view.manifestID, strings.Join(fields, ", ")),
-			"the table's own footer has a checksum and the manifest has none: compare with the manifests before, write a manifest that is right"})
+		v.found(Finding{
+			Code: InfoMismatch, Object: key, What: fmt.Sprintf("manifest %d says %s", view.manifestID, strings.Join(fields, ", ")), Who: theirReads,
+			Cure: "the table's own footer has a checksum and the manifest has none: compare with the manifests before, write a manifest that is right",
+		})
 	}
 	// Without a filter its format says nothing and nothing is lost by it,
 	// but the mark is of the same hand, so it is told.
-	if m.FilterFormat != f.FilterFormat {
+	switch {
+	case m.FilterFormat == f.FilterFormat:
+	case view.manifestID == v.rep.ManifestID:
 		v.found(filterMismatch(key, view.manifestID, m.FilterFormat, f.FilterFormat))
+	default:
+		v.found(filterMismatchPinned(key, view.manifestID, m.FilterFormat, f.FilterFormat))
 	}
 }
 
@@ -135,14 +157,14 @@ func (v *verification) checksums(key string, foot sst.Footer) {
 func (v *verification) tableFault(key string, err error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		v.found(Finding{ObjectMissing, key, "went away while it was looked at", "verify again"})
+		v.found(Finding{Code: ObjectMissing, Object: key, What: "went away while it was looked at", Who: "nobody, if the database moved on", Cure: "verify again"})
 	case errors.Is(err, sst.ErrFormat):
-		v.found(Finding{UnknownFormat, key, err.Error(), "a newer SlateDB may have written it: read it with a newer quarry"})
+		v.found(unknownFormat(key, err))
 	case errors.Is(err, sst.ErrOrder):
-		v.found(Finding{TableUnordered, key, err.Error(), "tell the makers of the writer; compact the table away or put it back from a copy"})
+		v.found(Finding{Code: TableUnordered, Object: key, What: err.Error(), Who: theirReads, Cure: "tell the makers of the writer; compact the table away or put it back from a copy"})
 	case errors.Is(err, sst.ErrCorrupt):
-		v.found(Finding{TableDamaged, key, err.Error(), fromCopy})
+		v.found(Finding{Code: TableDamaged, Object: key, What: err.Error(), Who: theirReads, Cure: fromCopy})
 	default:
-		v.unreadable(key, err)
+		v.found(unreadable(key, err))
 	}
 }
