@@ -29,9 +29,12 @@ type slatedbFlags struct {
 func newSlateDB(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "slatedb",
-		Short: "Look into any SlateDB database; no hub needed",
-		Long: `These commands read a database of any published SlateDB version, OpenData's among them,
-straight from its bucket. They leave no trace in it: no checkpoint, no fence, no manifest.
+		Short: "Look into any SlateDB database, and look after it; no hub needed",
+		Long: `These commands work on a database of any published SlateDB version, OpenData's among them,
+straight in its bucket. manifest, scan, get, verify, gc-plan and checkpoints list leave no
+trace: no checkpoint, no fence, no manifest. What the others change they say first; what
+they do not understand they refuse to touch (exit code 4). docs/slatedb-compat.md has the
+whole list.
 
 ROOT is a URL or a folder (file:///srv/eu/dbs/orders, ./data/orders), or with --bucket a
 path in that bucket. Databases that a clone refers to are found from the bucket's root, so
@@ -40,7 +43,9 @@ give --bucket for clones.`,
 	var f slatedbFlags
 	c.PersistentFlags().StringVar(&f.bucket, "bucket", "", "URL of the bucket; ROOT is then a path in it")
 	c.PersistentFlags().StringVar(&f.wal, "wal", "", "URL of the separate WAL store, for databases that have one")
-	c.AddCommand(newSlateDBManifest(a, &f), newSlateDBScan(a, &f), newSlateDBGet(a, &f), newSlateDBCheckpoints(a, &f), newSlateDBVerify(a, &f))
+	c.AddCommand(newSlateDBManifest(a, &f), newSlateDBScan(a, &f), newSlateDBGet(a, &f), newSlateDBCheckpoints(a, &f), newSlateDBVerify(a, &f),
+		newSlateDBPut(a, &f), newSlateDBGCPlan(a, &f), newSlateDBGC(a, &f), newSlateDBCopy(a, &f), newSlateDBClone(a, &f),
+		newSlateDBFence(a, &f), newSlateDBPill(a, &f), newSlateDBUnpill(a, &f), newSlateDBRepair(a, &f))
 	return c
 }
 
@@ -70,6 +75,30 @@ func (f *slatedbFlags) with(ctx context.Context, arg string, do func(s *bucket.B
 	}
 	if errors.Is(err, slatedb.ErrWALStore) {
 		return withCode(exitRefused, fmt.Errorf("%w; name it with --wal URL", err))
+	}
+	return err
+}
+
+// admin opens the database for a change. What a rule forbids has its own exit
+// code.
+func (f *slatedbFlags) admin(ctx context.Context, arg string, do func(db *slatedb.Admin, b *bucket.Bucket) error) error {
+	return f.with(ctx, arg, func(b *bucket.Bucket, root string, wal slatedb.Store) error {
+		db := &slatedb.Admin{Store: b, Root: root}
+		if w, ok := wal.(*bucket.Bucket); ok {
+			db.WALStore = w
+		}
+		return refused(do(db, b))
+	})
+}
+
+// refused gives the exit code of what must not be done, or not now.
+func refused(err error) error {
+	var c *coded
+	if errors.As(err, &c) {
+		return err
+	}
+	if slatedb.Refused(err) || errors.Is(err, slatedb.ErrFenced) || errors.Is(err, slatedb.ErrBusy) {
+		return withCode(exitRefused, err)
 	}
 	return err
 }
@@ -190,43 +219,6 @@ func (a *app) printHead(h *slatedb.Head) error {
 		return a.printCheckpoints(h.Checkpoints(time.Now()))
 	}
 	return nil
-}
-
-func newSlateDBCheckpoints(a *app, f *slatedbFlags) *cobra.Command {
-	return &cobra.Command{
-		Use: "checkpoints ROOT", Short: "List the checkpoints of the newest manifest", Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			return f.with(c.Context(), args[0], func(s *bucket.Bucket, root string, _ slatedb.Store) error {
-				head, err := slatedb.Latest(c.Context(), s, root)
-				if err != nil {
-					return err
-				}
-				cps := head.Checkpoints(time.Now())
-				return a.printObject(map[string]any{"items": cps}, func() error {
-					if len(cps) == 0 {
-						_, err := fmt.Fprintf(a.out, "Manifest %d has no checkpoints: nobody holds history or reads through one.\n", head.ID)
-						return err
-					}
-					return a.printCheckpoints(cps)
-				})
-			})
-		},
-	}
-}
-
-func (a *app) printCheckpoints(cps []slatedb.CheckpointRow) error {
-	t := newTable(a.out, "CHECKPOINT", "NAME", "MANIFEST", "LOOKS LIKE", "CREATED", "EXPIRES")
-	for _, c := range cps {
-		expires := "never"
-		if !c.Expire.IsZero() {
-			expires = c.Expire.UTC().Format(time.RFC3339)
-			if c.Expired {
-				expires += " (past)"
-			}
-		}
-		t.row(c.ID.String(), c.Name, fmt.Sprint(c.ManifestID), string(c.Kind), c.Create.UTC().Format(time.RFC3339), expires)
-	}
-	return t.flush()
 }
 
 // entryJSON is one row as `scan` and `get` print it.
