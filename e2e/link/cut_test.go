@@ -16,6 +16,12 @@ import (
 // cutsEach is how many cuts each of four runs makes.
 var cutsEach = 25
 
+func init() {
+	if os.Getenv("QUARRY_SOAK") == "1" {
+		cutsEach = 1000
+	}
+}
+
 // T1: wherever the link is cut, in hello, snapshot, delta, moves, repair or
 // acknowledgement, in the end the hub has what the agent has: no fact lost, no
 // ghost of one withdrawn. 500 cuts with the tag e2e, QUARRY_LINK_CUTS=500 makes

@@ -2,4 +2,4 @@
 
 package link
 
-func init() { cutsEach = 125 }
+func init() { cutsEach = max(cutsEach, 125) }

@@ -68,6 +68,7 @@ func (b *inbox) has(ok func(state.Event) bool) bool {
 // serve runs a server on loopback until the test ends or stop is called.
 func serve(t *testing.T, o Options) (s *Server, addr string, stop func()) {
 	t.Helper()
+	o.Every = -1 // tests come often
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

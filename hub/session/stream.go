@@ -83,6 +83,7 @@ func (c *credit) hears(read uint64, now time.Time, within time.Duration) error {
 // mailbox is what is to be said, newest of each kind.
 type mailbox struct {
 	welcome     *state.Welcome
+	again       bool // the last welcome, to resume from what was had
 	ack         *state.Ack
 	want        *state.WantSnapshot
 	digests     *state.WantDigests
@@ -164,11 +165,7 @@ func (se *session) take(ctx context.Context, raw []byte) (good bool, err error) 
 	if out.want != "" {
 		se.mailbox.want = &state.WantSnapshot{Why: out.want}
 	}
-	if out.resume && se.greeted {
-		w := se.welcome
-		w.Reporter, w.Wait, w.Resume = true, false, catalog.Revision{Start: se.intake.start, Counter: se.intake.upto}
-		se.mailbox.welcome = &w
-	}
+	se.mailbox.again = se.mailbox.again || out.resume
 	if se.window > 0 && out.beat {
 		err = se.credit.hears(out.read, time.Now(), se.drain)
 	}
@@ -259,7 +256,14 @@ func (se *session) collect() (frames []*quarryv1.HubFrame, last bool) {
 	se.mu.Lock()
 	defer se.mu.Unlock()
 	m := &se.mailbox
-	if w := m.welcome; w != nil {
+	w, again := m.welcome, false
+	if w == nil && m.again && se.greeted && !se.intake.standby {
+		c := se.welcome
+		c.Wait, c.Ahead, c.Resume = false, 0, catalog.Revision{Start: se.intake.start, Counter: se.intake.upto}
+		w, again = &c, true
+	}
+	m.again = false
+	if w != nil {
 		m.welcome = nil
 		if w.Beat > 0 {
 			se.beat = max(w.Beat, time.Millisecond)
@@ -269,7 +273,6 @@ func (se *session) collect() (frames []*quarryv1.HubFrame, last bool) {
 		case se.greeting <- struct{}{}:
 		default:
 		}
-		se.welcome = *w
 		f := &quarryv1.Welcome{
 			Version: se.version, Session: se.intake.token, Reporter: w.Reporter, BucketId: w.BucketID,
 			BeatMs: uint32(se.beat.Milliseconds()), SpreadMs: uint32(max(w.Spread, 0).Milliseconds()),
@@ -281,8 +284,11 @@ func (se *session) collect() (frames []*quarryv1.HubFrame, last bool) {
 		if w.Resume.Counter > 0 {
 			f.Resume = &quarryv1.Revision{Start: w.Resume.Start, Counter: w.Resume.Counter}
 		}
-		// Before the frame leaves: its answer may be here at once.
-		se.intake.welcome(*w)
+		if !again {
+			// Before the frame leaves: its answer may be here at once.
+			se.welcome = *w
+			se.intake.welcome(*w)
+		}
 		frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_Welcome{Welcome: f}})
 	}
 	if !se.greeted && m.refuse == nil {
