@@ -125,7 +125,7 @@ func TestFromAnyRevisionTheDeltasLeadToNow(t *testing.T) {
 		}
 	}
 	// A hub that hears all, and what it had at some revisions: hubs that resume.
-	all, moves := newCopy(), 0
+	all := newCopy()
 	at := map[uint64]*copyOf{}
 	var b wire.Batch
 	f.begin(true)
@@ -164,7 +164,7 @@ func TestFromAnyRevisionTheDeltasLeadToNow(t *testing.T) {
 	if f.floor == 0 {
 		t.Error("no withdrawal was ever forgotten: the test proves less than it says")
 	}
-	if moves = all.moves; moves < 3*all.whole/10 {
+	if all.moves < 3*all.whole/10 {
 		t.Errorf("%d moves and %d whole records: the test proves less than it says", all.moves, all.whole)
 	}
 	resumed := 0

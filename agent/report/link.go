@@ -189,7 +189,7 @@ func (r *Report) dial() (*grpc.ClientConn, error) {
 		// More than the hub's enforcement allows at least, or it would send us away.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true}),
 		// Reconnecting is Run's, which looks up the address anew each time.
-		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithSharedWriteBuffer(true),
+		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
 	}
 	if r.o.Dial != nil {
 		opts = append(opts, grpc.WithContextDialer(r.o.Dial))

@@ -126,7 +126,6 @@ func (s *Server) Run(ctx context.Context, lis net.Listener) error {
 		grpc.MaxConcurrentStreams(4), // of one connection; an agent has one
 		// Most connections say little most of the time: what they hold then is
 		// what a thousand of them cost.
-		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(8 << 10),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		// Less than what the agent's side does, or it would be sent away for it.
