@@ -193,3 +193,41 @@ func TestWhereverTheLinkIsCutPeopleReadWhatWasSeen(t *testing.T) {
 		})
 	}
 }
+
+// A restarted agent once could not send a placement's record any more; its
+// snapshot had it, as one that cannot be sent, and the row was called missing.
+// What is there and not understood is not missing (P1).
+func TestARecordThatCannotBeSentIsNotMissing(t *testing.T) {
+	j := newJudge(t, state.Config{Beat: 100 * time.Millisecond}, "eu")
+	addr := startJudge(t, j, 100*time.Millisecond)
+	for start := uint64(1000); start <= 2000; start += 1000 {
+		o := options(addr)
+		o.Start = start
+		r, stop := startAgent(t, o)
+		r.SetHealth(report.Health{ReadOK: true, BucketID: "B"})
+		a := place("a", start)
+		if start == 2000 {
+			a.Sighting.Kind = "of a newer version"
+		}
+		r.Set(a)
+		r.Set(place("b", start))
+		r.Ready()
+		eventually(t, "its snapshot is applied", func() bool {
+			b := j.view().Placement("eu", "b")
+			return b != nil && b.Position != nil && *b.Position == start
+		})
+		stop()
+	}
+	if a := j.view().Placement("eu", "a"); a == nil || a.Seen != catalog.SeenLive || *a.Position != 1000 {
+		t.Errorf("the row says %+v", a)
+	}
+	findings := 0
+	for f := range j.view().Findings() {
+		if f.Code == "record-quarantined" {
+			findings++
+		}
+	}
+	if findings != 1 {
+		t.Errorf("%d findings tell of it", findings)
+	}
+}

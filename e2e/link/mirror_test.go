@@ -45,6 +45,7 @@ type mirror struct {
 	generation  uint64
 	facts       map[key]catalog.Fact
 	bad         map[key]catalog.Sum
+	fresh       map[key]bool // put aside since the last snapshot or repair
 	applied     catalog.Revision
 	bucket      string
 	sessions    int
@@ -68,7 +69,7 @@ type mirror struct {
 
 func newMirror(t testing.TB) *mirror {
 	return &mirror{t: t, beat: 100 * time.Millisecond, open: map[state.SessionID]state.Hello{},
-		closed: map[state.SessionID]string{}, facts: map[key]catalog.Fact{}, bad: map[key]catalog.Sum{},
+		closed: map[state.SessionID]string{}, facts: map[key]catalog.Fact{}, bad: map[key]catalog.Sum{}, fresh: map[key]bool{},
 		ordinals: map[state.SessionID]map[uint32]key{}}
 }
 
@@ -117,7 +118,7 @@ func (m *mirror) Deliver(ctx context.Context, e state.Event) error {
 		m.quarantined = append(m.quarantined, e)
 		if e.Sum != (catalog.Sum{}) {
 			k := key{catalog.FactKind(e.Fact), e.Key}
-			m.bad[k] = e.Sum
+			m.bad[k], m.fresh[k] = e.Sum, true
 			delete(m.facts, k)
 		}
 	case state.Delta:
@@ -142,7 +143,7 @@ func (m *mirror) Deliver(ctx context.Context, e state.Event) error {
 		}
 		m.snapshots++
 		clear(m.facts)
-		clear(m.bad)
+		m.forget(func(key) bool { return true })
 		for _, f := range e.Facts {
 			m.take(e.Session, f)
 		}
@@ -174,7 +175,7 @@ func (m *mirror) Deliver(ctx context.Context, e state.Event) error {
 			return slices.Contains(e.Buckets, catalog.BucketOf(uint32(k.kind), k.key))
 		}
 		maps.DeleteFunc(m.facts, func(k key, _ catalog.Fact) bool { return in(k) })
-		maps.DeleteFunc(m.bad, func(k key, _ catalog.Sum) bool { return in(k) })
+		m.forget(in)
 		for _, f := range e.Facts {
 			m.take(e.Session, f)
 		}
@@ -192,6 +193,13 @@ func (m *mirror) Deliver(ctx context.Context, e state.Event) error {
 		}
 	}
 	return nil
+}
+
+// forget lets go of what was put aside before what is put aside with a snapshot
+// or a repair.
+func (m *mirror) forget(in func(key) bool) {
+	maps.DeleteFunc(m.bad, func(k key, _ catalog.Sum) bool { return in(k) && !m.fresh[k] })
+	clear(m.fresh)
 }
 
 // take keeps a fact unless something newer is known.

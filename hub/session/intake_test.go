@@ -199,7 +199,7 @@ func TestASnapshotIsAppliedWholeOrNotAtAll(t *testing.T) {
 		}, "quarantined snapshot, want"},
 		{"one bad record does not hold back the others", func(s *script) outcome {
 			return s.whole(3, a, &quarryv1.Record{Kind: 6, Key: []byte("new"), Revision: 3}, b)
-		}, "snapshot of 2 up to 3 empty=false, quarantined kind-6 new"},
+		}, "quarantined kind-6 new, snapshot of 2 up to 3 empty=false"},
 		{"larger than any may be", func(s *script) outcome {
 			s.in.maxStaged = 20
 			s.begin([]*quarryv1.Record{a, b}, 2, false)

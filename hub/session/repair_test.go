@@ -111,7 +111,7 @@ func TestARepairIsAppliedWholeOrNotAtAll(t *testing.T) {
 			s.beginRepair(buckets, 2, bad, b)
 			s.repairBatch(bad, b)
 			return s.endRepair()
-		}, "repair of 2 with 1 up to 2, quarantined placement a"},
+		}, "quarantined placement a, repair of 2 with 1 up to 2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newScript(t)

@@ -119,21 +119,19 @@ func (in *intake) end(out *outcome, repair bool) {
 		return
 	}
 	in.staged = nil
+	// Bad records first: what is there and not understood is not missing.
+	out.events = append(out.events, st.bad...)
 	if repair {
-		// Bad records after it too, for the same reason.
 		out.events = append(out.events, state.Repair{
 			Session: in.id, Buckets: st.buckets, Facts: st.facts, Upto: catalog.Revision{Start: in.start, Counter: st.upto},
 		})
-		out.events = append(out.events, st.bad...)
 		return
 	}
 	in.based = true
 	in.upto = max(in.upto, st.upto)
-	// The snapshot first: it replaces whatever was quarantined before it.
 	out.events = append(out.events, state.Snapshot{
 		Session: in.id, Facts: st.facts, Upto: catalog.Revision{Start: in.start, Counter: st.upto}, Empty: st.empty,
 	})
-	out.events = append(out.events, st.bad...)
 }
 
 // drop forgets what is staged. A snapshot is asked for again; that a repair
