@@ -452,4 +452,10 @@ func (c *cutConn) Read(b []byte) (int, error) {
 	return pass, nil
 }
 
+// emptyRoot is the digest of nothing.
+func emptyRoot() []byte {
+	root := new(catalog.Digest).Root()
+	return root[:]
+}
+
 func same(a, b map[string]uint64) bool { return maps.Equal(a, b) }
