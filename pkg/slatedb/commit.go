@@ -143,29 +143,54 @@ func writable(h *Head, walStore bool) error {
 }
 
 // walEnd returns the last WAL id after the tables of m: the id that its replay
-// ends with. Ids with a gap are an error that holds a *wal.Hole, and so are
-// ids that the manifest knows and that are not there. When the store was not
-// named by whoever knows it, a WAL that has never had an object is suspicious.
+// ends with. Ids with a gap are an error that holds a *wal.Hole, see checkTail.
+// When ids were given out and there is no object of any, the WAL is likely
+// elsewhere, whether its store was named or not.
 func walEnd(ctx context.Context, s Store, root string, m *manifest.Manifest, named bool) (uint64, error) {
 	ids, err := walIDs(ctx, s, root, m, false)
 	if err != nil {
 		return 0, err
 	}
 	if len(ids) > 0 {
-		if err := checkWAL(root, m, ids); err != nil {
+		if err := checkTail(root, m, ids); err != nil {
 			return 0, err
 		}
 		return ids[len(ids)-1], nil
 	}
-	if named || m.ReplayAfterWAL == 0 && m.WALLastSeen == 0 {
-		return m.ReplayAfterWAL, checkWAL(root, m, ids)
+	if m.ReplayAfterWAL == 0 && (m.WALLastSeen == 0 || named) {
+		return 0, checkTail(root, m, ids)
 	}
 	// None after the tables. That is how a clean close looks; but then the
 	// last one is kept, by every collector there is.
 	if _, _, err := s.Stat(ctx, WALKey(root, m.ReplayAfterWAL)); err == nil {
-		return m.ReplayAfterWAL, checkWAL(root, m, ids)
+		return m.ReplayAfterWAL, checkTail(root, m, ids)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return 0, &ObjectError{Key: WALKey(root, m.ReplayAfterWAL), Err: err}
 	}
+	if born, err := bornWithout(ctx, s, root, m); err != nil {
+		return 0, err
+	} else if born {
+		return m.ReplayAfterWAL, nil
+	}
 	return 0, &ObjectError{Key: below(root, "wal/"), Err: fmt.Errorf("%w; ids up to %d are in use", ErrWALUnmarked, max(m.WALLastSeen, m.ReplayAfterWAL))}
+}
+
+// bornWithout reports whether m is of a clone or a copy that nobody has opened
+// for writing yet, all of whose rows are in tables: it begins with the ids of
+// the database it was made from and has no WAL object of its own.
+func bornWithout(ctx context.Context, s Store, root string, m *manifest.Manifest) (bool, error) {
+	if m.WALLastSeen > m.ReplayAfterWAL {
+		return false, nil
+	}
+	if len(m.ExternalDBs) > 0 {
+		return true, nil
+	}
+	first, err := At(ctx, s, root, 1)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err != nil && first != nil: // collected, or no manifest
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return first.Manifest.ReplayAfterWAL == m.ReplayAfterWAL && first.Manifest.WriterEpoch == m.WriterEpoch, nil
 }

@@ -159,15 +159,19 @@ func (w *Writer) commitOne() bool {
 	}
 	if errors.Is(err, fs.ErrExist) {
 		err = outrun(w.ctx, w.store, w.wal, w.root, id, w.epoch)
+		w.die(err)
 	} else {
 		err = fmt.Errorf("write to %s: %w", named(w.root), err)
+		if errors.Is(err, ErrUncertain) {
+			// Whether it was taken or not, the id is not ours to give.
+			w.die(err)
+		}
+		w.unput()
 	}
-	// Whether it was taken or not, the next id is not ours to give.
-	w.die(err)
 	for _, p := range batch {
 		p.done <- outcome{err: err}
 	}
-	return false
+	return true
 }
 
 // take removes the batches of the next object from the queue.
@@ -250,6 +254,14 @@ func (w *Writer) applied(batch []*pending, rows []sst.Row, first uint64, tick in
 	for i, p := range batch {
 		p.done <- outcome{seq: first + uint64(i)}
 	}
+}
+
+// unput ends an attempt to put.
+func (w *Writer) unput() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.putting = false
+	w.room.Broadcast()
 }
 
 // settle waits until no batch is queued or on its way.

@@ -125,11 +125,11 @@ func (w *Writer) flushOldest() bool {
 		w.mu.Unlock()
 		return false
 	}
-	m := w.frozen[len(w.frozen)-1]
-	head, tick := w.head, w.tick
+	m := w.frozen[len(w.frozen)-1] // nobody else writes to it
+	tick := w.tick
 	w.mu.Unlock()
 
-	h, err := w.publish(head, m, tick)
+	h, err := w.publish(m, tick)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil {
@@ -170,12 +170,19 @@ func final(err error) bool {
 
 // publish puts the rows of m into a table and the table into the manifest. The
 // rows have been durable in the WAL for long.
-func (w *Writer) publish(head *Head, m *memtable, tick int64) (*Head, error) {
-	added, err := w.upload(m, tick)
-	if err != nil {
-		return nil, err
+func (w *Writer) publish(m *memtable, tick int64) (*Head, error) {
+	// A table that could be put and not named in a manifest is named at the
+	// next attempt.
+	if m.table == nil {
+		var err error
+		if m.table, err = w.upload(m, tick); err != nil {
+			return nil, err
+		}
 	}
-	return commitWithin(w.ctx, w.store, w.root, head, w.o.Patience, func(h *Head, next *manifest.Manifest) error {
+	added := m.table
+	// What we know may be old. Where collectors leave no boundary (before
+	// 0.14) an id after an old one can be free again: look it up.
+	return commitWithin(w.ctx, w.store, w.root, nil, w.o.Patience, func(h *Head, next *manifest.Manifest) error {
 		if err := w.mine(h); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/tidwall/btree"
 
+	"github.com/quarry-db/quarry/pkg/slatedb/manifest"
 	"github.com/quarry-db/quarry/pkg/slatedb/sst"
 )
 
@@ -18,6 +19,8 @@ type memtable struct {
 	// lastWAL is the last WAL object whose rows are all in here or in
 	// older memtables.
 	lastWAL uint64
+	// table is the table made of it, once it is in the store.
+	table *manifest.Table
 }
 
 func newMemtable() *memtable {

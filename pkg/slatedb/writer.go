@@ -140,6 +140,12 @@ func Open(ctx context.Context, s WriteStore, root string, o Options) (*Writer, e
 		return nil, fmt.Errorf("open %s: %w", named(root), err)
 	}
 	w.ctx, w.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	w.mu.Lock()
+	if w.full() { // those before us did not come to it
+		w.freeze()
+		poke(w.flushes)
+	}
+	w.mu.Unlock()
 	w.wg.Go(w.commits)
 	w.wg.Go(w.upkeep)
 	return w, nil
@@ -156,7 +162,11 @@ func (w *Writer) takeOver(ctx context.Context) error {
 	if err := w.mayWrite(h); err != nil {
 		return err
 	}
-	if _, err := walEnd(ctx, w.wal, w.root, h.Manifest, w.o.WALStore != nil); err != nil {
+	last, err := walEnd(ctx, w.wal, w.root, h.Manifest, w.o.WALStore != nil)
+	if err != nil {
+		return err
+	}
+	if err := w.mark(ctx, h, last); err != nil {
 		return err
 	}
 	h, err = commitWithin(ctx, w.store, w.root, h, w.o.Patience, func(h *Head, m *manifest.Manifest) error {
@@ -176,7 +186,8 @@ func (w *Writer) takeOver(ctx context.Context) error {
 	if h, err = w.still(ctx); err != nil {
 		return err
 	}
-	rows, last, err := replay(ctx, w.wal, w.root, h.Manifest, false)
+	var rows memory
+	rows, last, err = replay(ctx, w.wal, w.root, h.Manifest, false)
 	if err != nil {
 		return err
 	}
@@ -222,7 +233,9 @@ func (w *Writer) find(ctx context.Context) (*Head, error) {
 	if len(left) > 0 {
 		return nil, &ObjectError{Key: WALKey(w.root, left[0].id), Err: errLeftover}
 	}
-	h, err = putManifest(ctx, w.store, w.root, 1, manifest.New(), w.o.Patience)
+	m := manifest.New()
+	m.WALStoreMarked = w.o.WALStore != nil
+	h, err = putManifest(ctx, w.store, w.root, 1, m, w.o.Patience)
 	if errors.Is(err, fs.ErrExist) {
 		return Latest(ctx, w.store, w.root)
 	}
@@ -238,6 +251,28 @@ func (w *Writer) mayWrite(h *Head) error {
 	}
 	if m := h.Manifest; len(m.Segments) > 0 || m.ExtractorName != "" {
 		return &ObjectError{Key: ManifestKey(w.root, h.ID), Err: fmt.Errorf("%w by %q: only its own application can write it", ErrSegmented, m.ExtractorName)}
+	}
+	return nil
+}
+
+// mark puts an empty object at the id that a copy or clone begins after. In
+// other databases it is there and every collector keeps it. From our claim on
+// nothing else tells that the WAL is here and not in another store.
+func (w *Writer) mark(ctx context.Context, h *Head, last uint64) error {
+	if last == 0 || last > h.Manifest.ReplayAfterWAL {
+		return nil
+	}
+	key := WALKey(w.root, last)
+	_, _, err := w.wal.Stat(ctx, key)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	data, err := sst.EncodeWAL(nil, sst.None, putID())
+	if err != nil {
+		return err
+	}
+	if err := putWithin(ctx, w.wal, key, data, w.o.Patience); !errors.Is(err, fs.ErrExist) {
+		return err
 	}
 	return nil
 }
@@ -427,8 +462,10 @@ func poke(c chan struct{}) {
 func newestL0(m *manifest.Manifest) *ulid.ULID {
 	newest := m.LastCompactedL0
 	for i := range m.L0 {
-		if newest == nil || m.L0[i].ID.Compare(*newest) > 0 {
-			newest = &m.L0[i].ID
+		for _, id := range []*ulid.ULID{&m.L0[i].ID, &m.L0[i].ViewID} {
+			if newest == nil || id.Compare(*newest) > 0 {
+				newest = id
+			}
 		}
 	}
 	return newest

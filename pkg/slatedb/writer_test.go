@@ -451,14 +451,21 @@ func TestWhatIsNotUnderstoodIsNotWritten(t *testing.T) {
 	}{
 		"a clone under construction": {spoil: func(m *manifest.Manifest) { m.Initialized = false }, want: slatedb.ErrUninitialized},
 		"a marked WAL store":         {spoil: func(m *manifest.Manifest) { m.WALStoreMarked = true }, want: slatedb.ErrWALStore},
-		"an unmarked WAL store":      {spoil: func(m *manifest.Manifest) { m.ReplayAfterWAL, m.WALLastSeen = 7, 7 }, want: slatedb.ErrWALUnmarked},
+		"an unmarked WAL store":      {spoil: func(m *manifest.Manifest) { m.WriterEpoch, m.ReplayAfterWAL, m.WALLastSeen = 3, 7, 7 }, want: slatedb.ErrWALUnmarked},
 		"segments":                   {spoil: func(m *manifest.Manifest) { m.Version, m.ExtractorName = manifest.V2, "fix1" }, want: slatedb.ErrSegmented, free: true},
 		"a pill":                     {raw: []byte("\xff\xff{\"why\":\"gone\"}"), want: &manifest.Pill{Reason: `{"why":"gone"}`}},
 		"a later version":            {raw: []byte("\x00\x03x"), want: &manifest.VersionError{Format: "manifest", Version: 3}},
-		"a boundary ahead":           {other: func(b *store.Bucket) error { return b.Put(ctx, "db/gc/manifest.boundary", []byte("1")) }, want: slatedb.ErrBoundaryAhead},
+		"a boundary ahead":           {other: func(b *store.Bucket) error { return b.Put(ctx, "db/gc/manifest.boundary", []byte("2")) }, want: slatedb.ErrBoundaryAhead},
 	} {
 		b := memory(t)
 		m := manifest.New()
+		first, err := manifest.Encode(m)
+		if err == nil {
+			err = b.PutNew(ctx, slatedb.ManifestKey("db", 1), first)
+		}
+		if err != nil {
+			t.Fatal(name, err)
+		}
 		if c.spoil != nil {
 			c.spoil(m)
 		}
@@ -467,7 +474,7 @@ func TestWhatIsNotUnderstoodIsNotWritten(t *testing.T) {
 			raw, err = c.raw, nil
 		}
 		if err == nil {
-			err = b.PutNew(ctx, slatedb.ManifestKey("db", 1), raw)
+			err = b.PutNew(ctx, slatedb.ManifestKey("db", 2), raw)
 		}
 		if err == nil && c.other != nil {
 			err = c.other(b)
@@ -489,7 +496,7 @@ func TestWhatIsNotUnderstoodIsNotWritten(t *testing.T) {
 			t.Errorf("%s: checkpoint: %v", name, err)
 			continue
 		}
-		if ids, err := slatedb.ManifestIDs(ctx, b, "db"); err != nil || len(ids) != 1 && !c.free {
+		if ids, err := slatedb.ManifestIDs(ctx, b, "db"); err != nil || len(ids) != 2 && !c.free {
 			t.Errorf("%s: manifests %v afterwards: %v", name, ids, err)
 		}
 	}
@@ -654,4 +661,153 @@ func TestBatchesThatCannotBeWritten(t *testing.T) {
 	if _, err := w.Put(ctx, []byte("k"), nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
+}
+
+// A copy or a clone of a database that was closed begins with the ids of the
+// other and no WAL object. That is not a WAL that is elsewhere.
+func TestADatabaseMayBeBornWithoutAWAL(t *testing.T) {
+	from, b := memory(t), memory(t)
+	w := openWriter(t, from, slatedb.Options{})
+	put(t, w, "k", "v")
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h, err := slatedb.Latest(t.Context(), from, "db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range h.Manifest.L0 {
+		raw, err := from.Get(t.Context(), slatedb.TableKey("db", table.ID))
+		if err == nil {
+			err = b.PutNew(t.Context(), slatedb.TableKey("db", table.ID), raw)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.PutNew(t.Context(), slatedb.ManifestKey("db", 1), h.Raw); err != nil {
+		t.Fatal(err)
+	}
+	w = openWriter(t, b, slatedb.Options{})
+	put(t, w, "l", "v")
+	equalRows(t, "the copy", contents(t, b), map[string]string{"k": "v", "l": "v"})
+}
+
+// Writers up to 0.14 count WAL objects that they still hold in memory. After a
+// crash the manifest may know ids that never came to be.
+func TestIdsThatAnOldWriterTookAndDidNotUse(t *testing.T) {
+	for _, version := range []int{manifest.V1, manifest.V2} {
+		b := memory(t)
+		w := openWriter(t, b, slatedb.Options{})
+		put(t, w, "k", "v")
+		w.Abandon()
+		h, err := slatedb.Latest(t.Context(), b, "db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := h.Manifest.Clone()
+		m.Version, m.WALLastSeen = version, 4
+		raw, err := manifest.Encode(m)
+		if err == nil {
+			err = b.PutNew(t.Context(), slatedb.ManifestKey("db", h.ID+1), raw)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err = slatedb.Open(t.Context(), b, "db", slatedb.Options{})
+		if version == manifest.V2 { // 0.15 and later, which know better
+			if err == nil || !strings.Contains(err.Error(), "WAL object 3 is missing") {
+				t.Errorf("version 2: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, w, "l", "v")
+		if err := w.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		equalRows(t, "afterwards", contents(t, b), map[string]string{"k": "v", "l": "v"})
+		whole(t, b)
+	}
+}
+
+// With nowhere to put tables, writes go on until memory is full, are told so,
+// and go on again when the store takes tables again.
+func TestAStoreThatTakesNoTables(t *testing.T) {
+	b, faults := faulty.New(memory(t))
+	w := openWriter(t, b, slatedb.Options{FlushBytes: 2000, Patience: time.Millisecond})
+	faults.Add(faulty.Fault{Keys: "db/compacted/*", Times: -1})
+	want := map[string]string{}
+	for i := 0; ; i++ {
+		k := fmt.Sprintf("k%03d", i)
+		_, err := w.Put(t.Context(), []byte(k), []byte("0123456789"))
+		if errors.Is(err, slatedb.ErrMemoryFull) {
+			break
+		}
+		if err != nil || i > 1000 {
+			t.Fatal(i, err)
+		}
+		want[k] = "0123456789"
+	}
+	equalRows(t, "while memory is full", contents(t, b), want)
+	faults.Clear()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		_, err := w.Put(t.Context(), []byte("again"), nil)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, slatedb.ErrMemoryFull) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	want["again"] = ""
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	equalRows(t, "in the end", contents(t, b), want)
+	whole(t, b)
+}
+
+// A store that says no has not taken anything: the writer goes on afterwards.
+func TestARefusedWriteEndsNothing(t *testing.T) {
+	b, faults := faulty.New(memory(t))
+	w := openWriter(t, b, slatedb.Options{})
+	put(t, w, "a", "1")
+	faults.Add(faulty.Fault{Method: store.PutNew, Err: fs.ErrPermission})
+	if _, err := w.Put(t.Context(), []byte("b"), nil); !errors.Is(err, fs.ErrPermission) || errors.Is(err, slatedb.ErrUncertain) {
+		t.Fatal(err)
+	}
+	put(t, w, "c", "2")
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	equalRows(t, "afterwards", contents(t, b), map[string]string{"a": "1", "c": "2"})
+}
+
+// The WAL of a database may be in a store of its own, which is said in its
+// manifest and found out when it is said wrongly.
+func TestAWALInAStoreOfItsOwn(t *testing.T) {
+	b, log, other := memory(t), memory(t), memory(t)
+	w := openWriter(t, b, slatedb.Options{WALStore: log})
+	put(t, w, "a", "1")
+	if _, err := slatedb.OpenReader(t.Context(), b, "db", slatedb.ReaderOptions{}); !errors.Is(err, slatedb.ErrWALStore) {
+		t.Errorf("read without it: %v", err)
+	}
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range map[string]slatedb.Options{"without": {}, "another": {WALStore: other}} {
+		if _, err := slatedb.Open(t.Context(), b, "db", o); !slatedb.Refused(err) {
+			t.Errorf("opened with %s WAL store: %v", name, err)
+		}
+	}
+	w = openWriter(t, b, slatedb.Options{WALStore: log})
+	put(t, w, "b", "2")
+	r, err := slatedb.OpenReader(t.Context(), b, "db", slatedb.ReaderOptions{WALStore: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equalRows(t, "with it", scanned(t, r), map[string]string{"a": "1", "b": "2"})
 }
