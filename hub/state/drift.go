@@ -1,8 +1,6 @@
 package state
 
 import (
-	"time"
-
 	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
@@ -29,10 +27,6 @@ type aside struct {
 	sum   catalog.Sum
 	fresh bool // since the last snapshot
 }
-
-// repairRest is the least time between two repairs of one region: a fault that
-// a snapshot does not cure must not become a stream of them.
-const repairRest = time.Minute
 
 // counted counts a record of a delta or a snapshot, after it was applied.
 func (s *State) counted(r *region, f *catalog.Fact) {
@@ -79,18 +73,4 @@ func (c *copied) keep(k factKey, h view.Hidden) {
 		c.held = map[factKey]heldSum{}
 	}
 	c.held[k] = heldSum{h.Counter, h.Sum}
-}
-
-// drifted asks for everything again when the agent's digest is not the one
-// of what it has sent.
-func (s *State) drifted(r *region, e Beat) bool {
-	if e.Digest == ([32]byte{}) || e.At != r.applied || r.copied.digest.Root() == e.Digest {
-		return false
-	}
-	if r.repairedAt != 0 && s.mono-r.repairedAt < repairRest {
-		return true
-	}
-	r.repairedAt = max(s.mono, 1)
-	s.want(r, "the digests of hub and agent differ")
-	return true
 }

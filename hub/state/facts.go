@@ -58,6 +58,7 @@ type seat struct {
 	// Of a step alone; see seatAt.
 	warm   bool
 	hidden view.Hidden
+	doubt  bool // what is known of it is told again
 
 	looks     map[string]look // unnamed checkpoints, by id
 	due       time.Duration
@@ -231,7 +232,12 @@ func (s *State) apply(r *region, p *session, f *catalog.Fact) {
 		return
 	}
 	if f.Kind == catalog.FactPlacement {
-		s.sighted(r, p, f)
+		if !s.quick(r, p, f) {
+			s.sighted(r, p, f)
+			if f.Ordinal > 0 {
+				s.ordinals = append(s.ordinals, ordinal{p, f.Ordinal, f.Key})
+			}
+		}
 		return
 	}
 	k := factKey{f.Kind, f.Key}
@@ -327,7 +333,7 @@ func (s *State) sighted(r *region, p *session, f *catalog.Fact) {
 	bare := g.Seen != catalog.SeenLive && g.ManifestID == nil && g.WriterEpoch == nil && g.Position == nil
 	fresh := st.content == nil || newer(st.contentRev, f.Revision)
 	takes := fresh && !bare || st.content == nil || st.bare && (fresh || !bare)
-	if takes && regressed(st.content, g) {
+	if takes && !st.doubt && regressed(st.content, g) {
 		// A read of the past (a list that lags): within one incarnation
 		// manifests only grow. It says nothing about being there either.
 		return

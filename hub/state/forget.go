@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
@@ -55,6 +56,14 @@ func (s *State) vacate(r *region, st *seat) {
 	r.copied.keep(factKey{catalog.FactPlacement, st.root}, st.hidden)
 	r.placements--
 	r.missing--
+	if p := r.reporter; p != nil {
+		gone := s.b.Slot(r.name, st.root)
+		for i, slot := range p.slots {
+			if slot == gone {
+				p.slots[i] = table.None
+			}
+		}
+	}
 	s.b.RemovePlacement(r.name, st.root)
 	st.content, st.row, st.looks, st.movedAt = nil, nil, nil, nil
 	st.presence, st.presenceWhy = "", ""

@@ -40,6 +40,7 @@ type region struct {
 
 	copied     copied
 	repairedAt time.Duration // when a repair of drift was last asked for; 0: never
+	repairs    int           // asked for since the last rest
 
 	unjudged bool   // the reporter has not said yet which bucket it sees
 	mismatch string // the bucket is not the one that is known; facts wait

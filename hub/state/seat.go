@@ -103,7 +103,7 @@ func (s *State) cool() {
 				s.b.SetMovedAt(slot, *st.movedAt)
 			}
 		}
-		st.row, st.content = nil, nil
+		st.row, st.content, st.doubt = nil, nil, false
 		if len(st.said) == 0 && len(st.looks) == 0 && st.due == 0 && len(st.conflicts) == 0 && r.seats[st.root] == st {
 			delete(r.seats, st.root)
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
@@ -22,6 +23,8 @@ type session struct {
 
 	beaten  bool
 	heardAt time.Duration
+	// slots are its placements by the ordinals that it gave them.
+	slots []table.Slot
 	// synced: a snapshot of it was applied, or it resumed: its deltas count.
 	synced bool
 }

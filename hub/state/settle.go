@@ -159,7 +159,7 @@ func (s *State) putRow(r *region, st *seat, old, row *catalog.Placement) {
 		}
 	}
 	s.b.SetPlacement(row, quiet)
-	s.slates[row.Slate] = true
+	s.slates[row.Slate] = s.slates[row.Slate] || !quiet
 }
 
 // tellRow puts what changed into the event log.
@@ -398,20 +398,17 @@ const (
 	conflictCode = "registration-conflict"
 )
 
-// settleSlate sums up the placements of one name.
-func (s *State) settleSlate(name string) {
+// settleSlate sums up the placements of one name. loud: one of them says
+// something new, so the slate does.
+func (s *State) settleSlate(name string, loud bool) {
 	var row *catalog.Slate
 	for p := range s.b.PlacementsOf(name) {
 		if row == nil {
-			row = &catalog.Slate{Name: name, Kind: p.Kind, State: p.State, ObservedAt: p.ObservedAt, Regions: []string{}, Lineages: []string{}}
+			row = &catalog.Slate{Name: name, Kind: p.Kind, State: p.State, ObservedAt: p.ObservedAt, Regions: []string{}}
 		}
 		row.Placements++
-		row.Where = append(row.Where, p.In())
 		if !slices.Contains(row.Regions, p.Region) {
 			row.Regions = append(row.Regions, p.Region)
-		}
-		if p.Lineage != "" && !slices.Contains(row.Lineages, p.Lineage) {
-			row.Lineages = append(row.Lineages, p.Lineage)
 		}
 		if badness(p.State) > badness(row.State) {
 			row.State = p.State
@@ -439,16 +436,7 @@ func (s *State) settleSlate(name string) {
 		}
 		return
 	}
-	slices.Sort(row.Lineages)
-	quiet := false
-	if old != nil {
-		before := *old
-		before.ObservedAt = row.ObservedAt
-		if quiet = reflect.DeepEqual(&before, row); quiet && old.ObservedAt.Equal(row.ObservedAt) {
-			return
-		}
-	}
-	s.b.SetSlate(row, quiet)
+	s.b.SetSlate(row, !loud)
 }
 
 func badness(st catalog.PlacementState) int {

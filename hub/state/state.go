@@ -109,6 +109,7 @@ type State struct {
 	setDone  bool // the set as recorded is the set
 	seats    map[seatKey]bool
 	warm     []warmSeat
+	ordinals []ordinal
 	slates   map[string]bool
 	stirred  map[string]bool // regions to judge again
 	tellAnew string          // a region of which everything is told now
@@ -143,6 +144,12 @@ func (s *State) Step(e Event, now time.Time) Ready {
 		s.delta(e)
 	case Snapshot:
 		s.snapshot(e)
+	case Moves:
+		s.moves(e)
+	case Digests:
+		s.digests(e)
+	case Repair:
+		s.repair(e)
 	case Quarantined:
 		s.quarantined(e)
 	case Closed:
@@ -284,7 +291,7 @@ func (s *State) settleAll() {
 		}
 	}
 	for _, n := range sortedKeys(s.slates) {
-		s.settleSlate(n)
+		s.settleSlate(n, s.slates[n])
 	}
 	clear(s.slates)
 	for _, n := range sortedKeys(s.stirred) {
@@ -292,6 +299,7 @@ func (s *State) settleAll() {
 	}
 	clear(s.stirred)
 	s.cool()
+	s.nameOrdinals()
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -90,11 +90,27 @@ type Hidden struct {
 // Hidden reads what is kept beside the row at a slot.
 func (b *Builder) Hidden(s table.Slot) Hidden {
 	n := func(c int) uint64 { v, _ := b.pb.Number(s, c); return v }
-	return Hidden{
+	h := Hidden{
 		Sum:     catalog.Sum{Hi: n(col.sumHi), Lo: n(col.sumLo), Bucket: uint8(n(col.bucket))},
 		Counter: n(col.counter), Content: catalog.Revision{Start: n(col.contentStart), Counter: n(col.content)},
 		Presence: catalog.Revision{Start: n(col.presenceStart), Counter: n(col.presence)}, Start: n(col.start), Flags: n(col.flags),
 	}
+	// What is not there is that of the record: most of the time it is.
+	if _, apart := b.pb.Number(s, col.content); !apart {
+		h.Content.Counter = h.Counter
+	}
+	if _, apart := b.pb.Number(s, col.presence); !apart {
+		h.Presence.Counter = h.Counter
+	}
+	return h
+}
+
+// Kept is the start of the agent that brought the content of the placement at
+// a slot, and the state's own flags.
+func (b *Builder) Kept(s table.Slot) (start, flags uint64) {
+	start, _ = b.pb.Number(s, col.start)
+	flags, _ = b.pb.Number(s, col.flags)
+	return start, flags
 }
 
 // SetHidden keeps something beside the row at a slot. Watchers are not told.
@@ -105,11 +121,19 @@ func (b *Builder) SetHidden(s table.Slot, h Hidden) {
 		col int
 		v   uint64
 	}{
-		{col.contentStart, h.Content.Start}, {col.content, h.Content.Counter}, {col.presenceStart, h.Presence.Start},
-		{col.presence, h.Presence.Counter}, {col.start, h.Start}, {col.flags, h.Flags},
+		{col.contentStart, h.Content.Start}, {col.presenceStart, h.Presence.Start}, {col.start, h.Start}, {col.flags, h.Flags},
 	} {
 		b.setNumber(s, x.col, x.v)
 	}
+	apart := func(c int, v uint64) {
+		if v == h.Counter {
+			b.pb.SetNull(s, c)
+		} else if was, had := b.pb.Number(s, c); !had || was != v {
+			b.pb.SetNumber(s, c, v)
+		}
+	}
+	apart(col.content, h.Content.Counter)
+	apart(col.presence, h.Presence.Counter)
 }
 
 // SetSum keeps the sum of the record behind the row at a slot.
