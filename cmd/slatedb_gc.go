@@ -25,9 +25,9 @@ func checkAges(o *slatedb.CollectOptions) error {
 
 const gcLong = `Garbage are manifests that no checkpoint names, WAL objects before the last flush, tables
 that no manifest names and the compactor's old states. The rules are those of SlateDB's own
-collector, and stricter ones: no checkpoint is removed, so an expired one holds until its
-reader, SlateDB or you delete it; nothing is taken when something that may hold it cannot be
-read. Tables go only where a compactor has left its state.`
+collector, and stricter ones: no checkpoint is removed, and one that has expired holds for
+as long again as it was given, by the store's clock; nothing is taken when something that may
+hold it cannot be read. Tables go only where a compactor has left its state.`
 
 func newSlateDBGCPlan(a *app, f *slatedbFlags) *cobra.Command {
 	var o slatedb.CollectOptions

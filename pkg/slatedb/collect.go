@@ -12,6 +12,8 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/quarry-db/quarry/pkg/slatedb/manifest"
 )
 
 // ErrUnproven is wrapped when something that may hold objects could not be
@@ -91,18 +93,19 @@ func (a *Admin) PlanCollection(ctx context.Context, o CollectOptions) (Collectio
 	if err := o.complete(); err != nil {
 		return Collection{}, err
 	}
-	h, err := a.holdings(ctx)
+	now := a.now()
+	h, err := a.holdings(ctx, &o, now)
 	if err != nil {
 		return Collection{}, err
 	}
-	return a.planCollection(ctx, h, &o, a.now())
+	return a.planCollection(ctx, h, &o, now)
 }
 
 // holdings reads everything that holds objects. The order matters: a compaction
 // that ends between the first and the second read is in the manifest then, and
 // one that ends after both is in the compactor's state.
-func (a *Admin) holdings(ctx context.Context) (*holdings, error) {
-	h := &holdings{root: a.Root}
+func (a *Admin) holdings(ctx context.Context, o *CollectOptions, now time.Time) (*holdings, error) {
+	h := &holdings{root: a.Root, manifests: map[uint64]bool{}}
 	var err error
 	h.compactions, err = LatestCompactions(ctx, a.Store, a.Root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -125,12 +128,25 @@ func (a *Admin) holdings(ctx context.Context) (*holdings, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnproven, err)
 	}
 	h.states = []pinnedState{{h.head.ID, m, false}}
+	all, err := listed(ctx, a.Store, below(a.Root, "manifest/"))
+	if err != nil {
+		return nil, err
+	}
 	for _, c := range m.Checkpoints {
+		if gone, err := a.lapsed(ctx, h.head, c, all, o, now); err != nil {
+			return nil, err
+		} else if gone {
+			continue
+		}
+		h.manifests[c.ManifestID] = true
 		if slices.ContainsFunc(h.states, func(st pinnedState) bool { return st.checkpoint && st.id == c.ManifestID }) {
 			continue
 		}
 		// That of the newest manifest too: as a checkpoint it also holds WAL.
 		pinned, err := readManifest(ctx, a.Store, ManifestKey(a.Root, c.ManifestID))
+		if errors.Is(err, ErrMissing) && c.Expired(now) {
+			continue // it had lapsed: a collector, ours or SlateDB's, was here
+		}
 		if err == nil && pinned.UnknownFields {
 			err = &ObjectError{Key: ManifestKey(a.Root, c.ManifestID), Err: errors.New("fields that this release of quarry does not know")}
 		}
@@ -141,6 +157,45 @@ func (a *Admin) holdings(ctx context.Context) (*holdings, error) {
 	}
 	h.settle()
 	return h, nil
+}
+
+// lapsed reports whether a checkpoint holds nothing any more: it has expired,
+// and it stands unchanged since longer than the lifetime it was given and the
+// minimum age. That is counted on the store's clock, from a manifest that has it
+// as it is now, so a holder whose clock is behind is not robbed. The entry
+// itself stays, for whoever made it or SlateDB's collector to remove.
+func (a *Admin) lapsed(ctx context.Context, h *Head, c manifest.Checkpoint, all []Stored, o *CollectOptions, now time.Time) (bool, error) {
+	if !c.Expired(now) || c.Lifetime() <= 0 {
+		return false, nil
+	}
+	since := now.Add(-c.Lifetime() - o.MinAge)
+	var witnesses []uint64
+	newest := uint64(0)
+	for _, m := range all {
+		id, ok := ParseManifestKey(a.Root, m.Key)
+		if !ok || id > h.ID || !m.Modified.Before(since) {
+			continue
+		}
+		if newest = max(newest, id); id == c.ManifestID {
+			witnesses = append(witnesses, id)
+		}
+	}
+	if newest > 0 {
+		witnesses = append(witnesses, newest)
+	}
+	for _, id := range witnesses {
+		m, err := readManifest(ctx, a.Store, ManifestKey(a.Root, id))
+		if errors.Is(err, ErrMissing) || undecodable(err) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if i := m.Checkpoint(c.ID); i >= 0 && m.Checkpoints[i].Expire.Equal(c.Expire) && m.Checkpoints[i].ManifestID == c.ManifestID {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // planCollection lists the objects and divides them.
@@ -212,9 +267,10 @@ func lastGone(newest uint64, kept []uint64) uint64 {
 }
 
 // Collect removes what nothing needs, under the rules of SlateDB's own
-// collector and stricter ones: it removes no checkpoint, so an expired one
-// holds until somebody removes it; it counts ages to the lesser of our clock
-// and the store's; it keeps what may be a fence for a day. Before each class it
+// collector and stricter ones: it removes no checkpoint, and one that has
+// expired holds for as long again as it was given, by the store's clock; it
+// counts ages to the lesser of our clock and the store's; it keeps what may be a
+// fence for a day. Before each class it
 // reads again what holds objects. The collector's marks are raised before the
 // manifests and states they stand for go. It returns what was removed, also
 // with an error. It may be stopped at any moment and run again, beside writers,
@@ -227,7 +283,7 @@ func (a *Admin) Collect(ctx context.Context, o CollectOptions) (Collection, erro
 	if err != nil {
 		return Collection{}, err
 	}
-	h, err := a.holdings(ctx)
+	h, err := a.holdings(ctx, &o, now)
 	if err != nil {
 		return Collection{}, err
 	}
@@ -268,7 +324,7 @@ func (a *Admin) collectClass(ctx context.Context, c Class, plan, gone *Collectio
 		}
 	}
 	if len(victims) > 0 {
-		h, err := a.holdings(ctx)
+		h, err := a.holdings(ctx, o, plan.Now)
 		if err != nil {
 			return err
 		}

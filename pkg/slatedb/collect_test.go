@@ -136,14 +136,16 @@ func TestACollectionKeepsWhatIsYoungAndWhatMayBeAFence(t *testing.T) {
 	}
 }
 
-// Whatever a checkpoint names stays, expired or not, with the WAL it replays;
-// and it is not ours to remove.
+// Whatever a checkpoint names stays, with the WAL it replays, until it has
+// expired and stood unchanged for its lifetime on the store's clock; and it is
+// not ours to remove.
 func TestACollectionObeysCheckpointsAndRemovesNone(t *testing.T) {
 	a, dir := aged(t, "0.17.0/compacted", 48*time.Hour)
 	w := openWriter(t, a.Store, slatedb.Options{})
 	put(t, w, "pinned", "1")
+	// The clock of its maker is three hours behind: it is born expired.
 	a.Now = func() time.Time { return time.Now().Add(-3 * time.Hour) }
-	held, _, err := a.CreateCheckpoint(t.Context(), slatedb.CheckpointOptions{Name: "expired long ago", Lifetime: time.Hour})
+	held, _, err := a.CreateCheckpoint(t.Context(), slatedb.CheckpointOptions{Name: "slow clock", Lifetime: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,19 +155,66 @@ func TestACollectionObeysCheckpointsAndRemovesNone(t *testing.T) {
 	if err := w.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	at := time.Now().Add(-48 * time.Hour)
-	if err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Chtimes(path, at, at)) }); err != nil {
-		t.Fatal(err)
+	age := func(by time.Duration) {
+		at := time.Now().Add(-by)
+		if err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Chtimes(path, at, at)) }); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if gone, err := a.Collect(t.Context(), slatedb.CollectOptions{MinAge: time.Nanosecond, FenceAge: time.Nanosecond}); err != nil || len(gone.Garbage) == 0 {
+	age(50 * time.Minute)
+	if gone, err := a.Collect(t.Context(), slatedb.CollectOptions{FenceAge: time.Nanosecond}); err != nil || len(gone.Garbage) == 0 {
 		t.Fatalf("%v %v", gone.Garbage, err)
 	}
-	whole(t, a.Store)
 	r, err := slatedb.OpenReader(t.Context(), a.Store, "db", slatedb.ReaderOptions{Checkpoint: held.ID.String()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	equalRows(t, "the checkpoint", scanned(t, r), want)
+
+	// Its hour and the minimum age are over by the store's clock.
+	age(80 * time.Minute)
+	gone, err := a.Collect(t.Context(), slatedb.CollectOptions{FenceAge: time.Nanosecond})
+	if err != nil || !slices.ContainsFunc(gone.Garbage, func(g slatedb.Garbage) bool { return g.Key == slatedb.ManifestKey("db", held.ManifestID) }) {
+		t.Errorf("%v %v", gone.Garbage, err)
+	}
+	h, err := slatedb.Latest(t.Context(), a.Store, "db")
+	if err != nil || h.Manifest.Checkpoint(held.ID) < 0 {
+		t.Errorf("the checkpoint was removed: %v", err)
+	}
+	// Also when no manifest is old enough any more to show for how long.
+	rewrite(t, a, func(*manifest.Manifest) {})
+	remove(t, a, slatedb.ManifestKey("db", h.ID))
+	if _, err := a.PlanCollection(t.Context(), slatedb.CollectOptions{}); err != nil {
+		t.Errorf("what it pinned is gone, and nobody may collect any more: %v", err)
+	}
+	whole(t, a.Store)
+}
+
+// One that is refreshed goes on holding, however old it is.
+func TestARefreshedCheckpointHolds(t *testing.T) {
+	a, dir := aged(t, "0.17.0/compacted", 48*time.Hour)
+	old := time.Now().Add(-5 * time.Hour)
+	a.Now = func() time.Time { return old }
+	held, _, err := a.CreateCheckpoint(t.Context(), slatedb.CheckpointOptions{Name: "kept alive", Lifetime: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, openWriter(t, a.Store, slatedb.Options{}), "later", "2")
+	if err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Chtimes(path, old, old)) }); err != nil {
+		t.Fatal(err)
+	}
+	// Ten minutes ago, by a clock that is three hours behind.
+	a.Now = func() time.Time { return time.Now().Add(-3 * time.Hour) }
+	if _, _, err := a.RefreshCheckpoint(t.Context(), held.ID, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	a.Now = nil
+	if _, err := a.Collect(t.Context(), slatedb.CollectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := slatedb.OpenReader(t.Context(), a.Store, "db", slatedb.ReaderOptions{Checkpoint: held.ID.String()}); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestNothingIsCollectedWhenWhatHoldsItCannotBeRead(t *testing.T) {

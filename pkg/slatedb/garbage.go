@@ -27,7 +27,7 @@ type Kept string
 const (
 	KeptNewest     Kept = "newest"     // the newest of its kind, or not older than the newest manifest needs
 	KeptNeeded     Kept = "needed"     // by the newest manifest
-	KeptCheckpoint Kept = "checkpoint" // a checkpoint needs it, expired or not
+	KeptCheckpoint Kept = "checkpoint" // a checkpoint needs it that has not lapsed
 	KeptYoung      Kept = "young"      // younger than the minimum age
 	KeptUnderWay   Kept = "under-way"  // a compaction or a flush may be about to publish it
 	KeptFence      Kept = "fence"      // it may be a fence, which stops a stalled writer for as long as it is there
@@ -51,28 +51,24 @@ const fenceSize = 160
 type holdings struct {
 	root        string
 	head        *Head
-	states      []pinnedState   // the newest manifest first, then what checkpoints pin
+	states      []pinnedState   // the newest manifest first, then what checkpoints pin that have not lapsed
 	compactions *CompactorState // nil: no compactor has left a state
 
-	manifests map[uint64]bool    // pinned by checkpoints
+	manifests map[uint64]bool    // pinned by checkpoints that have not lapsed
 	tables    map[ulid.ULID]Kept // needed, and by whom
 	cutoff    time.Time          // tables minted since then may be about to be published; zero: all
 }
 
 // settle works out what follows from what was read.
 func (h *holdings) settle() {
-	h.manifests, h.tables = map[uint64]bool{}, map[ulid.ULID]Kept{}
+	h.tables = map[ulid.ULID]Kept{}
 	for i := len(h.states) - 1; i >= 0; i-- {
 		st := h.states[i]
 		why := KeptNeeded
 		if st.checkpoint {
-			h.manifests[st.id] = true
 			why = KeptCheckpoint
 		}
 		st.m.Tables(func(t *manifest.Table) { h.tables[t.ID] = why })
-	}
-	for _, c := range h.head.Manifest.Checkpoints {
-		h.manifests[c.ManifestID] = true
 	}
 	h.cutoff = h.underWay()
 }

@@ -175,7 +175,7 @@ func (s *Sight) dangling() []Finding {
 	}
 	var found []Finding
 	for _, c := range s.Head.Manifest.Checkpoints {
-		if !there[c.ManifestID] {
+		if !there[c.ManifestID] && !c.Expired(s.Now) {
 			there[c.ManifestID] = true // once
 			found = append(found, dangling(s.Root, c.ID, c.ManifestID))
 		}

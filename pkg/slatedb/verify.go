@@ -54,7 +54,7 @@ type Report struct {
 func (r *Report) OK() bool { return len(r.Findings) == 0 }
 
 // Verify looks at every object that the newest manifest below root and its
-// checkpoints need. What is wrong with the database is in the report; the error
+// live checkpoints need. What is wrong with the database is in the report; the error
 // is for a database that is not there and for a store that does not answer.
 // Objects that go away because the database moves on meanwhile are no findings:
 // then it looks again, three times at most.
@@ -149,7 +149,7 @@ func (v *verification) run() error {
 	if err != nil {
 		return err
 	}
-	states := append([]pinnedState{{head.ID, head.Manifest, false}}, v.checkpoints(head)...)
+	states := append([]pinnedState{{head.ID, head.Manifest, false}}, v.checkpoints(head, sight.Now)...)
 	for _, f := range Symptoms(sight) {
 		switch f.Code {
 		case FilterFormatMismatch: // told of each table, by the table itself
@@ -314,8 +314,9 @@ func undecodable(err error) bool {
 	return version || field || errors.Is(err, manifest.ErrEmpty) || errors.Is(err, manifest.ErrCorrupt)
 }
 
-// checkpoints reads the manifests that checkpoints of head pin.
-func (v *verification) checkpoints(head *Head) []pinnedState {
+// checkpoints reads the manifests that checkpoints of head pin. One that has
+// expired pins nothing: any collector may have taken what it names.
+func (v *verification) checkpoints(head *Head, now time.Time) []pinnedState {
 	var out []pinnedState
 	seen := map[uint64]bool{head.ID: true}
 	for _, cp := range head.Manifest.Checkpoints {
@@ -323,7 +324,7 @@ func (v *verification) checkpoints(head *Head) []pinnedState {
 			// The newest state is looked at anyway, with more of the WAL.
 			continue
 		}
-		if seen[cp.ManifestID] {
+		if seen[cp.ManifestID] || cp.Expired(now) {
 			continue
 		}
 		seen[cp.ManifestID] = true
