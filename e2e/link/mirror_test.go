@@ -54,6 +54,7 @@ type mirror struct {
 	quarantined []state.Quarantined
 	closed      map[state.SessionID]string
 	mismatches  int
+	foundBy     int // beats heard when the first mismatch was seen
 	agreed      int // beats whose digest was that of the mirror
 	ordinals    map[state.SessionID]map[uint32]key
 	moves       int
@@ -187,7 +188,9 @@ func (m *mirror) Deliver(ctx context.Context, e state.Event) error {
 			if d.Root() == e.Digest {
 				m.agreed++
 			} else {
-				m.mismatches++
+				if m.mismatches++; m.mismatches == 1 {
+					m.foundBy = len(m.beats)
+				}
 				m.post(e.Session, state.WantDigests{Why: "the digests differ"})
 			}
 		}

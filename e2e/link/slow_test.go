@@ -206,8 +206,9 @@ func TestAnAgentThatDoesNotReadIsClosedAndHoldsUpNobody(t *testing.T) {
 	if !strings.Contains(why, "has not read within 3s") || took > 4*drain {
 		t.Errorf("closed after %s: %s", took, why)
 	}
-	// A tenth, and what two runs of the same differ by on a busy machine.
-	if with > alone*11/10+5*time.Millisecond {
+	// A tenth, and what two runs of the same differ by on a busy machine; who
+	// waits for the slow one waits for seconds.
+	if with > alone*11/10+25*time.Millisecond {
 		t.Errorf("p99 of the others was %s and is %s", alone, with)
 	}
 	if grown > 16<<20 {
@@ -252,7 +253,7 @@ func TestAFlappingAgentWaitsAndNobodyElseDoes(t *testing.T) {
 	if late := c.hellos["flapper"] - early; early > 11 || late > 2 || attempts < 15 {
 		t.Errorf("of %d attempts %d and then %d were let in", attempts, early, late)
 	}
-	if with > alone*11/10+5*time.Millisecond {
+	if with > alone*11/10+25*time.Millisecond {
 		t.Errorf("p99 of the others was %s and is %s", alone, with)
 	}
 	for i := range agents {
