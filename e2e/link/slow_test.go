@@ -140,7 +140,7 @@ func resident(t *testing.T) int64 {
 // T9: one of many agents reads a byte a second. It is closed with a reason, the
 // others do not notice, and it costs no more than its window.
 func TestAnAgentThatDoesNotReadIsClosedAndHoldsUpNobody(t *testing.T) {
-	const others, drain = 499, 3 * time.Second
+	const others, drain = 499, 2 * time.Second
 	c, addr := startCrowd(t, session.Options{Drain: drain, Every: -1})
 	agents := someAgents(t, addr, others, nil)
 	value := uint64(0)
@@ -203,7 +203,7 @@ func TestAnAgentThatDoesNotReadIsClosedAndHoldsUpNobody(t *testing.T) {
 	grown := resident(t) - before
 	cancel()
 	<-done
-	if !strings.Contains(why, "has not read within 3s") || took > 4*drain {
+	if !strings.Contains(why, "has not read within 2s") || took > 4*drain {
 		t.Errorf("closed after %s: %s", took, why)
 	}
 	// A tenth, and what two runs of the same differ by on a busy machine; who
