@@ -203,7 +203,8 @@ func TestAnAgentThatDoesNotReadIsClosedAndHoldsUpNobody(t *testing.T) {
 	grown := resident(t) - before
 	cancel()
 	<-done
-	if !strings.Contains(why, "has not read within 2s") || took > 4*drain {
+	// Its words stop too when its end of the stream is too busy not reading.
+	if !strings.Contains(why, "has not read within 2s") && !strings.Contains(why, "half open") || took > 4*drain {
 		t.Errorf("closed after %s: %s", took, why)
 	}
 	// A tenth, and what two runs of the same differ by on a busy machine; who

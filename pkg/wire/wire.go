@@ -19,7 +19,7 @@ import (
 // Versions of the protocol that this build speaks.
 const (
 	MinVersion = 1
-	MaxVersion = 1
+	MaxVersion = 2
 	// Moving is the first version with moves, digests by bucket, repairs and
 	// credit.
 	Moving = 2
