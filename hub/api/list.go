@@ -33,10 +33,7 @@ func (c *call) list(res *resource) error {
 	if err != nil {
 		return err
 	}
-	return c.listRows(res, v, query.Source{
-		Rows:  rowsOf(res, v),
-		Order: res.order, Ordered: true,
-	})
+	return c.listRows(res, v, sourceOf(res, v))
 }
 
 func (c *call) listRows(res *resource, v *view.View, src query.Source) error {
@@ -112,7 +109,7 @@ func (c *call) summarize(res *resource) error {
 	if err != nil {
 		return err
 	}
-	return c.summarizeRows(res, v, query.Source{Rows: rowsOf(res, v)})
+	return c.summarizeRows(res, v, sourceOf(res, v))
 }
 
 func (c *call) summarizeRows(res *resource, v *view.View, src query.Source) error {
@@ -129,7 +126,7 @@ func (c *call) summarizeRows(res *resource, v *view.View, src query.Source) erro
 	if err != nil {
 		return err
 	}
-	groups, err := sum.Groups(plan.Matches(src, now))
+	groups, err := sum.GroupsOf(plan, src, now)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"reflect"
 
 	"github.com/quarry-db/quarry/hub/query"
+	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
@@ -19,6 +20,8 @@ type resource struct {
 	region string
 	order  string // the order rows() yields
 	rows   func(v *view.View, f *query.Filter) iter.Seq[any]
+	// table has the rows in columns, and what completes one; nil: none has.
+	table func(v *view.View) (*table.Table, func(row any))
 	get    func(v *view.View, name string) any // nil: not by name
 	key    func(row any) string                // as view.Row takes it
 	doc    string
@@ -94,6 +97,9 @@ func resources() []*resource {
 				}
 				return anyRow(v.Slates())
 			},
+			table: func(v *view.View) (*table.Table, func(any)) {
+				return v.SlateTable(), func(row any) { v.FillSlate(row.(*catalog.Slate)) }
+			},
 			get: func(v *view.View, name string) any { return found(v.Slate(name)) },
 			key: func(row any) string { return row.(*catalog.Slate).Name },
 		},
@@ -106,6 +112,7 @@ func resources() []*resource {
 				}
 				return anyRow(v.Placements())
 			},
+			table: func(v *view.View) (*table.Table, func(any)) { return v.PlacementTable(), nil },
 			key: func(row any) string { r := row.(*catalog.Placement); return view.PlacementKey(r.Region, r.Root) },
 		},
 		{
@@ -163,6 +170,11 @@ func concat[T any](names []string, of func(string) iter.Seq[*T]) iter.Seq[any] {
 	}
 }
 
-func rowsOf(res *resource, v *view.View) func(*query.Filter) iter.Seq[any] {
-	return func(f *query.Filter) iter.Seq[any] { return res.rows(v, f) }
+// sourceOf is where the rows of a resource come from.
+func sourceOf(res *resource, v *view.View) query.Source {
+	src := query.Source{Rows: func(f *query.Filter) iter.Seq[any] { return res.rows(v, f) }, Order: res.order, Ordered: true}
+	if res.table != nil {
+		src.Table, src.Fill = res.table(v)
+	}
+	return src
 }

@@ -99,7 +99,7 @@ func (w *watcher) cursor(id string) (seq uint64, ok bool, err error) {
 // all sends every row and a bookmark.
 func (w *watcher) all(v *view.View) error {
 	now := w.c.o.Now()
-	for row := range w.plan.Matches(query.Source{Rows: rowsOf(w.res, v)}, now) {
+	for row := range w.plan.Matches(sourceOf(w.res, v), now) {
 		w.row(w.res.key(row), row)
 		if w.err != nil {
 			return w.err

@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/quarry-db/quarry/hub/table"
 )
 
 // Page sizes.
@@ -46,6 +48,12 @@ type Source struct {
 	// then stop early.
 	Order   string
 	Ordered bool
+
+	// Table, when not nil, has the same rows in columns, and Rows is not asked.
+	// Its rows are of the plan's type.
+	Table *table.Table
+	// Fill completes a row that the table made; nil: nothing is lacking.
+	Fill func(row any)
 }
 
 // Plan is a checked request. It may be used many times and by many at once.
@@ -101,6 +109,9 @@ func (t *Type) Plan(r Request) (*Plan, error) {
 // while rows change: a page begins right after the last row of the one before,
 // wherever that row is now, so that a row that did not move is given once.
 func (p *Plan) Page(src Source, now time.Time) Page {
+	if src.Table != nil {
+		return p.pageOf(src, now)
+	}
 	match := p.Filter.at(now)
 	best := newTop(p.order, p.size+1)
 	early := false
@@ -130,6 +141,9 @@ func (p *Plan) Page(src Source, now time.Time) Page {
 
 // Matches yields the rows that match, in the source's order, and copies none.
 func (p *Plan) Matches(src Source, now time.Time) iter.Seq[any] {
+	if src.Table != nil {
+		return p.matchesOf(src, now)
+	}
 	match := p.Filter.at(now)
 	return func(yield func(any) bool) {
 		for row := range src.Rows(p.Filter) {

@@ -62,6 +62,14 @@ func (t *Type) Summary(by string) (*Summary, error) {
 // HasBytes says whether groups tell how many bytes their rows have.
 func (s *Summary) HasBytes() bool { return s.bytes != nil }
 
+// GroupsOf is [Summary.Groups] of the rows of a plan's source.
+func (s *Summary) GroupsOf(p *Plan, src Source, now time.Time) ([]*Group, error) {
+	if src.Table == nil || s.oldest != nil {
+		return s.Groups(p.Matches(src, now))
+	}
+	return s.groupsOf(p, src, now)
+}
+
 // Groups counts rows, ordered by the values grouped by, null last. More than
 // [MaxGroups] groups are refused.
 func (s *Summary) Groups(rows iter.Seq[any]) ([]*Group, error) {
@@ -78,7 +86,7 @@ func (s *Summary) Groups(rows iter.Seq[any]) ([]*Group, error) {
 		g := groups[string(key)]
 		if g == nil {
 			if len(groups) == MaxGroups {
-				return nil, &Error{Param: "by", Msg: fmt.Sprintf("more than %d groups", MaxGroups), Hint: "group by fields with few values, or narrow the filter"}
+				return nil, tooMany()
 			}
 			g = &Group{by: slices.Clone(by)}
 			groups[string(key)] = g
@@ -100,6 +108,10 @@ func (s *Summary) Groups(rows iter.Seq[any]) ([]*Group, error) {
 			}
 		}
 	}
+	return s.sorted(groups), nil
+}
+
+func (s *Summary) sorted(groups map[string]*Group) []*Group {
 	out := make([]*Group, 0, len(groups))
 	for _, g := range groups {
 		out = append(out, g)
@@ -112,7 +124,11 @@ func (s *Summary) Groups(rows iter.Seq[any]) ([]*Group, error) {
 		}
 		return 0
 	})
-	return out, nil
+	return out
+}
+
+func tooMany() error {
+	return &Error{Param: "by", Msg: fmt.Sprintf("more than %d groups", MaxGroups), Hint: "group by fields with few values, or narrow the filter"}
 }
 
 // appendKey tells values apart exactly; null is not "null".
