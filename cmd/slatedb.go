@@ -308,6 +308,7 @@ the operands: only the application knows how to join them.`,
 				if err != nil {
 					return err
 				}
+				a.warnOfWAL(ctx, s, root, wal, r, skipWAL)
 				w := bufio.NewWriterSize(a.out, 1<<16)
 				defer w.Flush()
 				enc := json.NewEncoder(w)
@@ -357,6 +358,24 @@ the operands: only the application knows how to join them.`,
 	fl.BoolVar(&count, "count", false, "print only how many rows and bytes there are")
 	fl.BoolVar(&skipWAL, "skip-wal", false, "leave out rows that are only in the WAL")
 	return c
+}
+
+// warnOfWAL says when rows may be missing that are in a WAL of which nothing is
+// known. SlateDB itself says nothing.
+func (a *app) warnOfWAL(ctx context.Context, s *bucket.Bucket, root string, named slatedb.Store, r *slatedb.Reader, skip bool) {
+	m := r.Manifest()
+	if named != nil || skip || r.WALTail() > m.ReplayAfterWAL {
+		return
+	}
+	sight := &slatedb.Sight{Root: root, Head: &slatedb.Head{Root: root, ID: r.ManifestID(), Manifest: m}, WAL: []slatedb.Stored{}}
+	if _, _, err := s.Stat(ctx, slatedb.WALKey(root, m.ReplayAfterWAL)); !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	for _, f := range slatedb.Symptoms(sight) {
+		if f.Code == slatedb.WALStoreUnmarked {
+			fmt.Fprintf(a.err, "quarry: %s\n", f)
+		}
+	}
 }
 
 func scanBounds(from, to, prefix string) (lo, hi []byte, err error) {
@@ -448,6 +467,7 @@ func newSlateDBGet(a *app, f *slatedbFlags) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				a.warnOfWAL(ctx, s, root, wal, r, false)
 				e, err := r.Get(ctx, key)
 				if errors.Is(err, fs.ErrNotExist) {
 					return withCode(exitNotFound, fmt.Errorf("no row with key %s", show(key)))

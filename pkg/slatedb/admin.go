@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/quarry-db/quarry/pkg/slatedb/manifest"
+	"github.com/quarry-db/quarry/pkg/slatedb/wal"
 )
 
 // Admin changes a database that others write: it makes, prolongs and removes
@@ -192,17 +193,19 @@ func (a *Admin) Checkpoints(ctx context.Context) ([]CheckpointRow, error) {
 
 // Refused reports whether err says that a database must not be changed as it
 // is, or as was asked: closed for deletion, under construction, segmented, of an
-// unknown version or with unknown fields, its WAL elsewhere, its boundary ahead,
-// perhaps written by others, not to be understood in full, or there already.
+// unknown version or with unknown fields, its WAL elsewhere or with a hole, its
+// boundary ahead, perhaps written by others, not to be understood in full, there
+// already, or not there with something left of an earlier one.
 func Refused(err error) bool {
 	_, pill := errors.AsType[*manifest.Pill](err)
 	_, version := errors.AsType[*manifest.VersionError](err)
-	if pill || version {
+	_, hole := errors.AsType[*wal.Hole](err)
+	if pill || version || hole {
 		return true
 	}
 	for _, e := range []error{
 		manifest.ErrUnwritable, ErrUninitialized, ErrWALStore, ErrWALUnmarked, ErrBoundaryAhead, ErrSegmented,
-		ErrUnproven, ErrPilled, ErrNotPilled, ErrTaken, ErrMoving, ErrMayBeIdle,
+		ErrUnproven, ErrPilled, ErrNotPilled, ErrTaken, ErrMoving, ErrMayBeIdle, errLeftover,
 	} {
 		if errors.Is(err, e) {
 			return true
