@@ -22,6 +22,9 @@ import (
 type judge struct {
 	post func(state.SessionID, state.Message)
 
+	// deaf, when set, drops events that it says to drop, as a hub with a fault.
+	deaf func(e state.Event) bool
+
 	mu     sync.Mutex
 	s      *state.State
 	shown  *view.View
@@ -45,6 +48,9 @@ func (j *judge) Deliver(_ context.Context, e state.Event) error {
 	defer j.mu.Unlock()
 	if _, ok := e.(state.Hello); ok {
 		j.hellos++
+	}
+	if j.deaf != nil && j.deaf(e) {
+		return nil
 	}
 	ready := j.s.Step(e, time.Now())
 	for _, m := range ready.Send {

@@ -231,3 +231,77 @@ func TestARecordThatCannotBeSentIsNotMissing(t *testing.T) {
 		t.Errorf("%d findings tell of it", findings)
 	}
 }
+
+// T27 against the hub's real rules: moves, facts and withdrawals that were lost
+// inside the hub are found by a digest, told again, and nothing else is.
+func TestWhatTheHubLostIsToldAgain(t *testing.T) {
+	const seed, beat = 3, 200 * time.Millisecond
+	rng := rand.New(rand.NewPCG(seed, 1))
+	j := newJudge(t, state.Config{Beat: beat}, "eu")
+	var mt meter
+	o := options(startJudge(t, j, beat))
+	o.Dial = mt.dial
+	r, _ := startAgent(t, o)
+	r.SetHealth(report.Health{ReadOK: true, BucketID: "B"})
+	w := &world{rng: rng, r: r, rows: map[string]*catalog.Sighting{}, restore: map[string]uint64{}}
+	i := uint64(0)
+	for ; i < 20_000; i++ {
+		w.change(i, 5000)
+	}
+	r.Ready()
+	settled := func() {
+		t.Helper()
+		why := ""
+		defer func() {
+			if t.Failed() {
+				t.Log(why, r.Status())
+			}
+		}()
+		eventually(t, "what people read is what was seen", func() bool {
+			why = w.differ(j.view(), "eu")
+			s := r.Status()
+			return why == "" && s.Acked == s.Head
+		})
+		since := time.Now()
+		eventually(t, "the digests agree", func() bool {
+			row := j.view().Region("eu")
+			return row.State == catalog.RegionConnected && row.AsOf != nil && row.AsOf.After(since)
+		})
+	}
+	settled()
+	snapshot := mt.sent.Load()
+	lost, repairs := 0, 0
+	j.mu.Lock()
+	j.deaf = func(e state.Event) bool {
+		switch e := e.(type) {
+		case state.Moves, state.Delta:
+			if lost < 2 {
+				lost++
+				return true
+			}
+		case state.Repair:
+			repairs += len(e.Facts)
+		}
+		return false
+	}
+	j.mu.Unlock()
+	before := mt.sent.Load()
+	for range 12 {
+		w.change(i, 5000)
+		i++
+		time.Sleep(5 * time.Millisecond)
+	}
+	settled()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s := r.Status()
+	if lost != 2 || s.Repairs < 1 || s.Repairs > 2 || s.Snapshots != 1 || j.hellos != 1 {
+		t.Errorf("%d events lost, %d repairs, %d snapshots, %d sessions", lost, s.Repairs, s.Snapshots, j.hellos)
+	}
+	resent := mt.sent.Load() - before
+	if resent > snapshot/10 {
+		t.Errorf("%d bytes for what was lost, a snapshot has %d", resent, snapshot)
+	}
+	t.Logf("seed %d: %d events lost inside the hub; %d repairs with %d facts, %d bytes with all else; a snapshot of %d facts has %d: 1/%d",
+		seed, lost, s.Repairs, repairs, resent, s.Facts, snapshot, snapshot/resent)
+}

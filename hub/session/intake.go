@@ -18,7 +18,8 @@ type intake struct {
 	token     uint64
 	maxStaged int
 
-	number uint64 // of the newest frame
+	number  uint64 // of the newest frame
+	records uint64 // that came
 	// standby: the agent was told that another brings the region's facts. What
 	// it sends of them all the same is neither kept nor asked for again.
 	standby bool
@@ -228,11 +229,18 @@ func (in *intake) delta(out *outcome, d *quarryv1.Delta) {
 // decode reads one record.
 func (in *intake) decode(r *quarryv1.Record) (catalog.Fact, error) {
 	f, err := wire.Decode(in.start, r)
-	if f.Kind == catalog.FactPlacement {
-		f.Ordinal = r.GetOrdinal()
+	in.records++
+	// Ordinals are dense: one far beyond what was ever sent is no name that
+	// anybody should remember. What moves under it the digest finds.
+	if n := r.GetOrdinal(); f.Kind == catalog.FactPlacement && uint64(n) <= in.records+lostRecords {
+		f.Ordinal = n
 	}
 	return f, err
 }
+
+// lostRecords is by how much ordinals may be ahead of the records that came:
+// frames may be lost.
+const lostRecords = 1 << 16
 
 // again asks the agent to tell everything after upto again, once.
 func (in *intake) again(out *outcome) {

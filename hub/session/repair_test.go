@@ -37,6 +37,12 @@ func TestMovesComeWithTheirDelta(t *testing.T) {
 	if m := o.events[0].(state.Moves).Moves[0]; m.Ordinal != 7 || m.Counter != 4 || m.Values[8] != 99 {
 		t.Errorf("%+v", m)
 	}
+	far := sight("far", 4)
+	far.Ordinal = 1 << 31
+	o = s.delta(4, 4, far)
+	if f := o.events[0].(state.Delta).Facts[0]; f.Ordinal != 0 {
+		t.Errorf("of three records one is called %d", f.Ordinal)
+	}
 	// What the facts alone let the hub acknowledge is what was acknowledged
 	// before: the moves may be older than they are.
 	expect(t, s.deltaWithMoves(4, 6, move(nil, 7, 1, 100), sight("b", 6)), "delta of 1 up to 4, 1 moves up to 6")
