@@ -128,7 +128,7 @@ func (a *Admin) holdings(ctx context.Context, o *CollectOptions, now time.Time) 
 		return nil, fmt.Errorf("%w: %w", ErrUnproven, err)
 	}
 	h.states = []pinnedState{{h.head.ID, m, false}}
-	all, err := listed(ctx, a.Store, below(a.Root, "manifest/"))
+	all, err := listed(ctx, a.Store, below(a.Root, "manifest/"), "")
 	if err != nil {
 		return nil, err
 	}

@@ -146,3 +146,34 @@ func TestUnpillRefusesOnceTheRemovalHasBegun(t *testing.T) {
 		t.Errorf("the pill is gone")
 	}
 }
+
+// Who writes a segmented database is fenced like others: no row is written.
+func TestASegmentedDatabaseIsFencedHeldAndCopied(t *testing.T) {
+	b := original(t, "0.17.0/segments")
+	want := contents(t, b)
+	a := admin(b)
+	f, err := a.Fence(t.Context(), slatedb.FenceOptions{Checkpoint: "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := slatedb.Latest(t.Context(), b, "db")
+	if err != nil || h.Manifest.ExtractorName == "" || len(h.Manifest.Segments) == 0 || h.ID != f.ManifestID {
+		t.Errorf("after the fence: %+v %v", h, err)
+	}
+	equalRows(t, "after the fence", contents(t, b), want)
+	whole(t, b)
+}
+
+// The WAL in a store of its own is fenced there.
+func TestAWALInAStoreOfItsOwnIsFencedThere(t *testing.T) {
+	b, wal := memory(t), memory(t)
+	w := openWriter(t, b, slatedb.Options{WALStore: wal})
+	put(t, w, "a", "1")
+	a := &slatedb.Admin{Store: b, Root: "db", WALStore: wal}
+	if _, err := a.Fence(t.Context(), slatedb.FenceOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Put(t.Context(), []byte("b"), []byte("2")); !errors.Is(err, slatedb.ErrFenced) {
+		t.Errorf("put of a fenced writer: %v", err)
+	}
+}

@@ -258,13 +258,12 @@ func (a *Admin) restoreSegments(ctx context.Context, h *Head, m *manifest.Manife
 	if segmentedBy(m) != "" {
 		return nil, nil
 	}
-	all, err := listed(ctx, a.Store, below(a.Root, "manifest/"))
+	all, err := listed(ctx, a.Store, below(a.Root, "manifest/"), "")
 	if err != nil {
 		return nil, err
 	}
-	v := &verification{ctx: ctx, s: &counter{s: a.Store}, root: a.Root}
 	var had *Head
-	for _, b := range v.before(h, all) {
+	for _, b := range before(ctx, a.Store, a.Root, h, all) {
 		if b.Manifest != nil && segmentedBy(b.Manifest) != "" {
 			had = b
 		}

@@ -32,7 +32,10 @@ type Sight struct {
 	Manifests, Compactions, WAL []Stored
 	// WALNamed: WAL is of the store that somebody who knows has named.
 	WALNamed bool
-	Boundary *uint64 // the collector's mark
+	// Boundary is the collector's mark; BoundaryError says that it is there
+	// and is no number.
+	Boundary      *uint64
+	BoundaryError error
 	// CompactionsVersion is the format of the newest compactor's state; 0:
 	// not read, or there is none.
 	CompactionsVersion int
@@ -54,7 +57,8 @@ const (
 // Symptoms recognises what releases of SlateDB do to each other and to a
 // database, as far as it can be told without reading its tables. It is pure,
 // and costs no more than its input: who follows a database can call it at each
-// manifest. [Verify] does, and looks at the tables as well.
+// manifest, with what he has seen of it anyway. [Look] gathers it all; [Verify]
+// does, and looks at the tables as well.
 func Symptoms(s *Sight) []Finding {
 	if s.Head == nil || s.Head.Manifest == nil {
 		return nil
@@ -62,6 +66,9 @@ func Symptoms(s *Sight) []Finding {
 	var found []Finding
 	if s.Boundary != nil && *s.Boundary >= s.Head.ID {
 		found = append(found, boundaryAhead(s.Root, *s.Boundary, s.Head.ID))
+	}
+	if s.BoundaryError != nil {
+		found = append(found, boundaryUnreadable(BoundaryKey(s.Root), s.BoundaryError))
 	}
 	found = append(found, s.changed()...)
 	found = append(found, s.log()...)

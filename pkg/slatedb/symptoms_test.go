@@ -124,6 +124,49 @@ func TestSymptoms(t *testing.T) {
 	}
 }
 
+// Padded blocks are in the tables; who reads them all sees them.
+func TestPaddedBlocksAreTooNewForReleasesInUse(t *testing.T) {
+	b := original(t, "0.18.0/aligned")
+	for release, want := range map[string]bool{"0.17.0": true, "0.18.0": false} {
+		rep, err := slatedb.Verify(t.Context(), b, "db", slatedb.VerifyOptions{Checksums: true, InUse: []string{release}})
+		if err != nil || slices.Contains(codes(rep.Findings), slatedb.MixedVersions) != want {
+			t.Errorf("%s: %v %v", release, rep.Findings, err)
+		}
+	}
+}
+
+// Who has the manifests pays for three listings and the collector's mark. One
+// that is no number is told.
+func TestALookIsThreeListingsAndTheMark(t *testing.T) {
+	b := memory(t)
+	w := openWriter(t, b, slatedb.Options{})
+	put(t, w, "a", "1")
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h, err := slatedb.Latest(t.Context(), b, "db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := b.Requests()
+	sight, err := slatedb.Look(t.Context(), b, "db", slatedb.LookOptions{Head: h, Before: []*slatedb.Head{h}})
+	if err != nil || len(slatedb.Symptoms(sight)) > 0 {
+		t.Errorf("%v %v", sight, err)
+	}
+	if cost := b.Requests().Since(start); cost.List != 3 || cost.Get > 1 {
+		t.Errorf("a look cost %+v", cost)
+	}
+	if err := b.Put(t.Context(), slatedb.BoundaryKey("db"), []byte("a lot")); err != nil {
+		t.Fatal(err)
+	}
+	if sight, err = slatedb.Look(t.Context(), b, "db", slatedb.LookOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := codes(slatedb.Symptoms(sight)); !slices.Equal(got, []slatedb.Code{slatedb.BoundaryUnreadable}) {
+		t.Errorf("%v", got)
+	}
+}
+
 // nil2 is randomness that is not random.
 type nil2 struct{}
 

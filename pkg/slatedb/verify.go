@@ -145,7 +145,8 @@ func (v *verification) run() error {
 			Who: "readers, which cannot open it; a writer can, and what it is missing stays missing", Cure: "finish the clone, or delete it",
 		})
 	}
-	sight, err := v.look(head)
+	o := LookOptions{Head: head, WALStore: v.opts.WALStore, InUse: v.opts.InUse, Now: v.opts.Now}
+	sight, err := Look(v.ctx, v.s, v.root, o)
 	if err != nil {
 		return err
 	}
@@ -209,78 +210,6 @@ func (v *verification) each(needs []*need, look func(*need)) error {
 		})
 	}
 	return g.Wait()
-}
-
-// history is how many earlier manifests are read for what the newest has lost.
-const history = 32
-
-// look gathers what [Symptoms] needs.
-func (v *verification) look(head *Head) (*Sight, error) {
-	s := &Sight{Root: v.root, Head: head, WALNamed: v.opts.WALStore != nil, InUse: v.opts.InUse, Now: time.Now()}
-	if v.opts.Now != nil {
-		s.Now = v.opts.Now()
-	}
-	b, err := Boundary(v.ctx, v.s, v.root)
-	switch {
-	case errors.Is(err, manifest.ErrCorrupt):
-		v.found(boundaryUnreadable(BoundaryKey(v.root), err))
-	case err != nil:
-		v.found(unreadable(BoundaryKey(v.root), err))
-	default:
-		s.Boundary = &b
-	}
-	for _, l := range []struct {
-		s      Store
-		folder string
-		into   *[]Stored
-	}{{v.s, "manifest/", &s.Manifests}, {v.s, "compactions/", &s.Compactions}, {v.wal, "wal/", &s.WAL}} {
-		if *l.into, err = listed(v.ctx, l.s, below(v.root, l.folder)); err != nil {
-			return nil, err
-		}
-	}
-	if state, err := LatestCompactions(v.ctx, v.s, v.root); err == nil {
-		s.CompactionsVersion = state.Compactions.Version
-	}
-	s.Before = v.before(head, s.Manifests)
-	return s, nil
-}
-
-// listed lists a folder; the result is never nil.
-func listed(ctx context.Context, s Store, folder string) ([]Stored, error) {
-	all := []Stored{}
-	err := s.Walk(ctx, folder, "", func(key string, size int64, modified time.Time) error {
-		all = append(all, Stored{key, size, modified})
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", folder, err)
-	}
-	return all, nil
-}
-
-// before reads the manifests before head that are still there, not too many.
-// One that cannot be read says nothing: nobody needs it.
-func (v *verification) before(head *Head, all []Stored) []*Head {
-	var ids []uint64
-	for _, o := range all {
-		if id, ok := ParseManifestKey(v.root, o.Key); ok && id < head.ID {
-			ids = append(ids, id)
-		}
-	}
-	ids = ids[max(0, len(ids)-history):]
-	heads := make([]*Head, len(ids))
-	var g errgroup.Group
-	g.SetLimit(atOnce)
-	for i, id := range ids {
-		g.Go(func() error {
-			if h, err := At(v.ctx, v.s, v.root, id); err == nil {
-				heads[i] = h
-			}
-			return nil
-		})
-	}
-	_ = g.Wait()
-	return slices.DeleteFunc(heads, func(h *Head) bool { return h == nil })
 }
 
 // headless tells what it means that the newest manifest cannot be read.

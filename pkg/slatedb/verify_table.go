@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/quarry-db/quarry/pkg/slatedb/manifest"
@@ -145,6 +146,7 @@ func (v *verification) checksums(key string, foot sst.Footer) {
 	t := sst.NewTable(func(ctx context.Context, off, n int64) ([]byte, error) {
 		return v.s.GetRange(ctx, key, off, n)
 	}, foot.Info)
+	v.padded(key, t)
 	rows, err := t.Check(v.ctx, func(f *sst.Fault) { v.tableFault(key, f) })
 	if err != nil {
 		v.tableFault(key, err)
@@ -152,6 +154,23 @@ func (v *verification) checksums(key string, foot sst.Footer) {
 	v.mu.Lock()
 	v.rep.Rows += rows
 	v.mu.Unlock()
+}
+
+// padded tells who in use cannot read padded blocks: all before 0.18, which take
+// the padding for the checksum.
+func (v *verification) padded(key string, t *sst.Table) {
+	x, err := t.Index(v.ctx)
+	if err != nil || !slices.ContainsFunc(x.Blocks, func(b sst.BlockMeta) bool { return b.EncodedLen > 0 }) {
+		return // Check tells of an index that is damaged
+	}
+	for _, release := range v.opts.InUse {
+		if major, minor, ok := parseRelease(release); ok && major == 0 && minor < 18 {
+			v.found(Finding{
+				Code: MixedVersions, Object: key, What: fmt.Sprintf("release %s is in use, and the blocks of this table are padded, as 0.18 can write them, which it does not know (checksum mismatch)", release),
+				Who: "its reads of these rows", Cure: newerOnly,
+			})
+		}
+	}
 }
 
 func (v *verification) tableFault(key string, err error) {
