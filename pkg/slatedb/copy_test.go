@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	store "github.com/quarry-db/quarry/pkg/bucket"
@@ -21,14 +23,13 @@ type betweenPuts struct {
 	slatedb.AdminStore
 	after string
 	do    func()
+	once  sync.Once
 }
 
 func (b *betweenPuts) PutNew(ctx context.Context, key string, data []byte) error {
 	err := b.AdminStore.PutNew(ctx, key, data)
-	if err == nil && b.do != nil && strings.Contains(key, b.after) {
-		do := b.do
-		b.do = nil
-		do()
+	if err == nil && strings.Contains(key, b.after) {
+		b.once.Do(b.do)
 	}
 	return err
 }
@@ -36,13 +37,19 @@ func (b *betweenPuts) PutNew(ctx context.Context, key string, data []byte) error
 // fails lets n puts pass and refuses all after.
 type fails struct {
 	slatedb.AdminStore
-	n int
+	left atomic.Int64
+}
+
+func failsAfter(s slatedb.AdminStore, n int) *fails {
+	f := &fails{AdminStore: s}
+	f.left.Store(int64(n))
+	return f
 }
 
 var errDown = fmt.Errorf("the power is out: %w", fs.ErrPermission)
 
 func (f *fails) PutNew(ctx context.Context, key string, data []byte) error {
-	if f.n--; f.n < 0 {
+	if f.left.Add(-1) < 0 {
 		return errDown
 	}
 	return f.AdminStore.PutNew(ctx, key, data)
@@ -140,7 +147,7 @@ func TestAnInterruptedCopyIsNoDatabaseAndCanBeRepeated(t *testing.T) {
 	want := lively(t, from)
 	for n := 0; ; n++ {
 		to := memory(t)
-		_, err := admin(from).Copy(t.Context(), slatedb.CopyOptions{To: &fails{to, n}, ToRoot: "c"})
+		_, err := admin(from).Copy(t.Context(), slatedb.CopyOptions{To: failsAfter(to, n), ToRoot: "c"})
 		if err == nil {
 			if n < 5 {
 				t.Fatalf("whole after %d puts?", n)
@@ -323,7 +330,7 @@ func TestAnInterruptedCloneCannotBeReadAndIsFinishedByTheNext(t *testing.T) {
 	for n := 0; ; n++ {
 		b := memory(t)
 		want := lively(t, b)
-		_, err := admin(&fails{b, n}).Clone(t.Context(), slatedb.CloneOptions{ToRoot: "kid"})
+		_, err := admin(failsAfter(b, n)).Clone(t.Context(), slatedb.CloneOptions{ToRoot: "kid"})
 		if err == nil {
 			if n < 10 {
 				t.Fatalf("whole after %d puts?", n)

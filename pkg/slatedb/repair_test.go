@@ -248,7 +248,7 @@ func TestARefillMayBeStoppedAnywhere(t *testing.T) {
 		if err := b.Put(t.Context(), slatedb.BoundaryKey("db"), fmt.Append(nil, h.ID+4)); err != nil {
 			t.Fatal(err)
 		}
-		_, err = admin(&fails{b, n}).Repair(t.Context(), stopped)
+		_, err = admin(failsAfter(b, n)).Repair(t.Context(), stopped)
 		if (err == nil) != (n == 5) || err != nil && !errors.Is(err, errDown) {
 			t.Fatalf("after %d puts: %v", n, err)
 		}
