@@ -96,9 +96,11 @@ func TestAHubThatTakesNothingHoldsAMegabyteAtMost(t *testing.T) {
 		t.Errorf("%d bytes were read and not taken", n)
 	}
 	polite := lis.read.Load()
-	if s := r.Status(); !s.Connected || len(m.closed) > 0 {
-		t.Errorf("it was taken for dead: %+v", s)
-	}
+	m.do(func() {
+		if s := r.Status(); !s.Connected || len(m.closed) > 0 {
+			t.Errorf("it was taken for dead: %+v", s)
+		}
+	})
 
 	// One of another make sends what it likes.
 	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -121,7 +123,9 @@ func TestAHubThatTakesNothingHoldsAMegabyteAtMost(t *testing.T) {
 	token := f.GetWelcome().GetSession()
 	before := lis.read.Load()
 	var sent atomic.Int64
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		big := make([]byte, 200<<10)
 		for n := uint64(2); ; n++ {
 			// The first is a snapshot's end, and waits at the gate.
@@ -145,8 +149,8 @@ func TestAHubThatTakesNothingHoldsAMegabyteAtMost(t *testing.T) {
 		t.Errorf("%d bytes of the rude one were read and not taken, of %d frames", n, sent.Load())
 	}
 	t.Logf("seed 1: of one that keeps to its credit %d bytes were under way, of one that does not %d", polite, lis.read.Load()-before)
-	rude.CloseSend()
 	conn.Close()
+	<-done
 
 	close(release)
 	m.do(func() { m.reporter = 1 })

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -58,7 +57,7 @@ func (c *crowd) Deliver(_ context.Context, e state.Event) error {
 }
 
 func startCrowd(t *testing.T, o session.Options) (c *crowd, addr string) {
-	c = &crowd{beat: time.Second, hellos: map[string]int{}, closed: map[string]string{}, region: map[state.SessionID]string{}}
+	c = &crowd{beat: 5 * time.Second, hellos: map[string]int{}, closed: map[string]string{}, region: map[state.SessionID]string{}}
 	o.Inbox = c
 	c.srv = session.New(o)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
@@ -126,21 +125,18 @@ func (c *trickle) Read(b []byte) (int, error) {
 	return c.Conn.Read(b[:1])
 }
 
-// resident is what this process has in memory.
-func resident(t *testing.T) int64 {
-	b, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		t.Skip("needs /proc")
-	}
-	var size, rss int64
-	fmt.Sscan(string(b), &size, &rss)
-	return rss * int64(os.Getpagesize())
+// held is what this process holds in memory, of both ends.
+func held() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
 }
 
 // T9: one of many agents reads a byte a second. It is closed with a reason, the
 // others do not notice, and it costs no more than its window.
 func TestAnAgentThatDoesNotReadIsClosedAndHoldsUpNobody(t *testing.T) {
-	const others, drain = 499, 2 * time.Second
+	const others, drain = 499, 4 * time.Second
 	c, addr := startCrowd(t, session.Options{Drain: drain, Every: -1})
 	agents := someAgents(t, addr, others, nil)
 	value := uint64(0)
@@ -174,8 +170,7 @@ func TestAnAgentThatDoesNotReadIsClosedAndHoldsUpNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	token := f.GetWelcome().GetSession()
-	runtime.GC()
-	before := resident(t)
+	before := held()
 	slow.Store(true)
 	began := time.Now()
 	// It speaks all the while: beats, and frames that each want an answer.
@@ -191,7 +186,8 @@ func TestAnAgentThatDoesNotReadIsClosedAndHoldsUpNobody(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}()
-	with := latency(agents[:100], 2*time.Second, &value)
+	with := latency(agents[:100], 3*time.Second, &value)
+	grown := held() - before // just before it is closed
 	var why string
 	eventually(t, "the slow one is closed", func() bool {
 		c.mu.Lock()
@@ -200,11 +196,9 @@ func TestAnAgentThatDoesNotReadIsClosedAndHoldsUpNobody(t *testing.T) {
 		return why != ""
 	})
 	took := time.Since(began)
-	grown := resident(t) - before
 	cancel()
 	<-done
-	// Its words stop too when its end of the stream is too busy not reading.
-	if !strings.Contains(why, "has not read within 2s") && !strings.Contains(why, "half open") || took > 4*drain {
+	if !strings.Contains(why, "has not read within 4s") || took > 4*drain {
 		t.Errorf("closed after %s: %s", took, why)
 	}
 	// A tenth, and what two runs of the same differ by on a busy machine; who
@@ -212,8 +206,8 @@ func TestAnAgentThatDoesNotReadIsClosedAndHoldsUpNobody(t *testing.T) {
 	if with > alone*11/10+25*time.Millisecond {
 		t.Errorf("p99 of the others was %s and is %s", alone, with)
 	}
-	if grown > 16<<20 {
-		t.Errorf("the process grew by %d bytes", grown)
+	if grown > 4*most { // a megabyte either way, at both ends
+		t.Errorf("the process holds %d bytes more", grown)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -222,7 +216,7 @@ func TestAnAgentThatDoesNotReadIsClosedAndHoldsUpNobody(t *testing.T) {
 			t.Errorf("%s: %d sessions, closed %q", region, c.hellos[region], c.closed[region])
 		}
 	}
-	t.Logf("seed 1: closed after %s (allowed %s): %s; p99 of %d others %s without, %s with it; memory of both ends grew by %d KiB",
+	t.Logf("seed 1: closed after %s (allowed %s): %s; p99 of %d others %s without, %s with it; both ends hold %d KiB more",
 		took.Round(time.Millisecond), drain, why, others, alone.Round(10*time.Microsecond), with.Round(10*time.Microsecond), grown>>10)
 }
 

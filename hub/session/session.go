@@ -178,8 +178,9 @@ func (s *Server) Post(to state.SessionID, m state.Message) {
 
 // Session serves one agent's stream; gRPC calls it.
 func (s *Server) Session(stream quarryv1.Federation_SessionServer) error {
-	ctx, end := context.WithCancelCause(stream.Context())
+	ctx, end := context.WithCancelCause(context.WithoutCancel(stream.Context()))
 	defer end(nil)
+	defer context.AfterFunc(stream.Context(), func() { end(errGone) })()
 	defer context.AfterFunc(s.stop, func() { end(errStopping) })()
 
 	frames := make(chan incoming) // unbuffered: one frame ahead at most

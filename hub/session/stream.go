@@ -69,12 +69,17 @@ type credit struct {
 	since      time.Time // the agent had last read what was sent
 }
 
+// stuck says that what was sent before a beat is still unread.
+func (c *credit) stuck(now time.Time, within time.Duration) bool {
+	return c.read < c.mark && now.Sub(c.since) > within
+}
+
 // hears notes how much the agent has read, and whether it reads at all.
 func (c *credit) hears(read uint64, now time.Time, within time.Duration) error {
 	c.read = min(max(c.read, read), c.sent)
 	if c.read >= c.mark {
 		c.mark, c.since = c.sent, now
-	} else if now.Sub(c.since) > within {
+	} else if c.stuck(now, within) {
 		return notDrained(within)
 	}
 	return nil
@@ -234,7 +239,12 @@ func (se *session) write(ctx context.Context, stream quarryv1.Federation_Session
 			// Sent whatever the inbox is doing: a slow hub is not a dead link.
 			se.mu.Lock()
 			heard := se.intake.number
+			stuck := se.window > 0 && se.credit.stuck(time.Now(), se.drain)
 			se.mu.Unlock()
+			if stuck {
+				end(notDrained(se.drain))
+				return
+			}
 			if !send(&quarryv1.HubFrame{Body: &quarryv1.HubFrame_Pulse{Pulse: &quarryv1.Pulse{Heard: heard}}}) {
 				return
 			}
@@ -388,7 +398,10 @@ type refusal struct{ why string }
 
 func (r *refusal) Error() string { return "refused: " + r.why }
 
-var errStopping = errors.New("the hub is stopping")
+var (
+	errStopping = errors.New("the hub is stopping")
+	errGone     = errors.New("the agent's connection is gone")
+)
 
 // reason prefers what ended ctx to what that did to the call under way.
 func reason(ctx context.Context, err error) error {
