@@ -10,7 +10,6 @@ import (
 // are made from more than this (what is missing stays, registrations join), so
 // it is kept beside them.
 type copied struct {
-	held   map[factKey]heldSum
 	digest catalog.Digest
 	// aside are records that could not be understood. They count, and they say
 	// nothing about what they described (P1).
@@ -63,14 +62,10 @@ func (s *State) recount(r *region, start uint64) {
 	}
 }
 
-// keep goes on counting the record of a placement whose row goes: the agent
+// keepHeld goes on counting the record of a placement whose row goes: the agent
 // holds it still.
-func (c *copied) keep(k factKey, h view.Hidden) {
-	if _, ok := c.held[k]; ok || h.Sum == (catalog.Sum{}) {
-		return
+func (s *State) keepHeld(r *region, st *seat) {
+	if h := st.hidden; h.Sum != (catalog.Sum{}) && s.b.HeldOf(r.name, catalog.FactPlacement, st.root) == nil {
+		s.b.Hold(&view.Held{Region: r.name, Kind: catalog.FactPlacement, Key: st.root, Counter: h.Counter, Sum: h.Sum})
 	}
-	if c.held == nil {
-		c.held = map[factKey]heldSum{}
-	}
-	c.held[k] = heldSum{h.Counter, h.Sum}
 }

@@ -53,7 +53,7 @@ func (s *State) vacate(r *region, st *seat) {
 		s.unpin(r, x.Path, st.root)
 	}
 	s.slates[st.row.Slate] = true
-	r.copied.keep(factKey{catalog.FactPlacement, st.root}, st.hidden)
+	s.keepHeld(r, st)
 	r.placements--
 	r.missing--
 	if p := r.reporter; p != nil {

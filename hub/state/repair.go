@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/quarry-db/quarry/pkg/catalog"
@@ -93,10 +94,9 @@ func (s *State) repair(e Repair) {
 			lacking = append(lacking, root)
 		}
 	}
-	for k := range r.copied.held {
-		if covers(k) && !inside[k] {
-			r.copied.digest.Remove(r.copied.held[k].sum)
-			delete(r.copied.held, k)
+	for _, h := range slices.Collect(s.b.HeldIn(r.name)) {
+		if k := (factKey{h.Kind, h.Key}); covers(k) && !inside[k] {
+			s.letGo(r, k)
 		}
 	}
 	for k, sd := range r.said {
@@ -133,10 +133,7 @@ func (s *State) again(r *region, f *catalog.Fact) {
 	if f.Revision.Counter > 0 {
 		before.Counter = f.Revision.Counter - 1
 	}
-	if old, ok := r.copied.held[k]; ok {
-		r.copied.digest.Remove(old.sum)
-		delete(r.copied.held, k)
-	}
+	s.letGo(r, k)
 	if f.Kind == catalog.FactPlacement {
 		if st := s.seatAt(r, f.Key); st != nil {
 			r.copied.digest.Remove(st.hidden.Sum)

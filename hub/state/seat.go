@@ -114,43 +114,48 @@ func (s *State) cool() {
 
 // hold counts a record of the region's agent, as it travelled, in the place of
 // the one before. What is not newer is not counted. The sums of placements lie
-// beside their rows, those of other records in a map.
+// beside their rows, those of other records by themselves.
 func (s *State) hold(r *region, k factKey, counter uint64, sum catalog.Sum) {
-	c := &r.copied
-	old, inMap := c.held[k]
+	var old heldSum
 	var st *seat
 	slot := table.None
+	apart := s.b.HeldOf(r.name, k.kind, k.key)
+	if apart != nil {
+		old = heldSum{apart.Counter, apart.Sum}
+	}
 	if k.kind == catalog.FactPlacement {
-		if st = r.seats[k.key]; st != nil && st.warm {
-			if !inMap {
+		if w := r.seats[k.key]; w != nil && w.warm {
+			if st = w; apart == nil {
 				old = heldSum{st.hidden.Counter, st.hidden.Sum}
 			}
-		} else if slot = s.b.Slot(r.name, k.key); slot != table.None && !inMap {
-			st = nil
+		} else if slot = s.b.Slot(r.name, k.key); slot != table.None && apart == nil {
 			old.counter, old.sum = s.b.Sum(slot)
-		} else {
-			st = nil
 		}
 	}
-	if old.counter >= counter && old.sum != (catalog.Sum{}) {
+	if counter <= old.counter && old.counter > 0 {
 		return
 	}
-	c.digest.Remove(old.sum)
-	c.digest.Add(sum)
+	r.copied.digest.Remove(old.sum)
+	r.copied.digest.Add(sum)
 	switch {
-	case st != nil && st.warm:
+	case st != nil:
 		st.hidden.Counter, st.hidden.Sum = counter, sum
 	case slot != table.None:
 		s.b.SetSum(slot, counter, sum)
 	default:
-		if c.held == nil {
-			c.held = map[factKey]heldSum{}
-		}
-		c.held[k] = heldSum{counter, sum}
+		s.b.Hold(&view.Held{Region: r.name, Kind: k.kind, Key: k.key, Counter: counter, Sum: sum})
 		return
 	}
-	if inMap {
-		delete(c.held, k)
+	if apart != nil {
+		s.b.Release(r.name, k.kind, k.key)
+	}
+}
+
+// letGo counts a record of a region no more.
+func (s *State) letGo(r *region, k factKey) {
+	if h := s.b.HeldOf(r.name, k.kind, k.key); h != nil {
+		r.copied.digest.Remove(h.Sum)
+		s.b.Release(r.name, k.kind, k.key)
 	}
 }
 
@@ -167,13 +172,18 @@ func (s *State) heldOf(r *region, root string) (counter uint64, sum catalog.Sum)
 
 // releaseAll counts nothing of a region any more.
 func (s *State) releaseAll(r *region) {
-	r.copied.held, r.copied.digest = nil, catalog.Digest{}
+	r.copied.digest = catalog.Digest{}
+	for _, h := range slices.Collect(s.b.HeldIn(r.name)) {
+		s.b.Release(h.Region, h.Kind, h.Key)
+	}
 	var slots []table.Slot
 	for _, slot := range s.b.Roots(r.name) {
 		slots = append(slots, slot)
 	}
 	for _, slot := range slots {
-		s.b.SetSum(slot, 0, catalog.Sum{})
+		h := s.b.Hidden(slot)
+		h.Counter, h.Sum = 0, catalog.Sum{}
+		s.b.SetHidden(slot, h)
 	}
 	for _, w := range s.warm {
 		if w.r == r {
@@ -191,5 +201,3 @@ func (st *seat) put(sd *said) {
 func (st *seat) drop(k factKey) {
 	st.said = slices.DeleteFunc(st.said, func(sd *said) bool { return sd.key == k })
 }
-
-var _ = view.Hidden{}

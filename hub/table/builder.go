@@ -492,6 +492,9 @@ func (b *Builder[T]) SetNumber(s Slot, col int, v uint64) {
 
 // SetNull takes a number or time of a row that is there away.
 func (b *Builder[T]) SetNull(s Slot, col int) {
+	if _, had := b.Number(s, col); !had {
+		return
+	}
 	c, i := b.chunk(s)
 	was, had := c.Number(col, i)
 	if !had {

@@ -60,6 +60,7 @@ func NewBuilder(start uint64, maxEvents, maxChanges int) *Builder {
 		stale: map[string]stale{},
 	}
 	b.View.fleet, b.View.slates = b.pb.Table(), b.sb.Table()
+	b.held = heldTree()
 	b.placed.floor, b.slated.floor = start, start
 	b.cover()
 	for _, r := range []string{RestorePoints, Owners, Findings, Clusters, Regions} {
@@ -87,6 +88,11 @@ func (b *Builder) Publish(now time.Time) *View {
 	keep(&b.View.regions, &v.regions, shareOf(old, func(o *View) *rows[catalog.Region] { return &o.regions }), b.touched[Regions])
 	keep(&b.View.registrations, &v.registrations, shareOf(old, func(o *View) *rows[Registration] { return &o.registrations }), b.touched[declared])
 	keep(&b.View.leases, &v.leases, shareOf(old, func(o *View) *rows[Lease] { return &o.leases }), b.touched[declared])
+	if old == nil || b.touched[declared] {
+		v.held = b.View.held.Copy()
+	} else {
+		v.held = old.held
+	}
 	if old == nil || b.touched[events] {
 		v.events = b.View.events.Copy()
 	} else {

@@ -198,6 +198,8 @@ func (b *Builder) Move(s table.Slot, m *Moved) (changed, alone bool) {
 			}
 		}
 	}
+	b.pb.SetNull(s, col.content) // that of the record, from now on
+	b.pb.SetNull(s, col.presence)
 	at, _ := table.TimeNumber(m.At)
 	b.pb.SetNumber(s, col.observed, at)
 	if m.Stirred && changed {

@@ -48,6 +48,7 @@ type View struct {
 
 	registrations rows[Registration]
 	leases        rows[Lease]
+	held          *btree.BTreeG[*Held]
 
 	events    *btree.BTreeG[*catalog.Event]
 	lastEvent uint64

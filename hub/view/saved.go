@@ -1,0 +1,166 @@
+package view
+
+import (
+	"fmt"
+	"io"
+	"iter"
+
+	"github.com/tidwall/btree"
+
+	"github.com/quarry-db/quarry/hub/table"
+	"github.com/quarry-db/quarry/pkg/catalog"
+)
+
+// Tables are the placements and slates of a saved view, for a builder to go on
+// with.
+type Tables struct {
+	fleet  *table.Builder[catalog.Placement]
+	slates *table.Builder[catalog.Slate]
+}
+
+// WriteTables saves the placements and slates, with what is kept beside them.
+func (v *View) WriteTables(w io.Writer) error {
+	if err := v.fleet.Write(w); err != nil {
+		return fmt.Errorf("save the placements: %w", err)
+	}
+	if err := v.slates.Write(w); err != nil {
+		return fmt.Errorf("save the slates: %w", err)
+	}
+	return nil
+}
+
+// ReadTables reads what [View.WriteTables] saved. The error wraps
+// [table.ErrDamaged] when it is not whole, or of another version.
+func ReadTables(r io.Reader) (*Tables, error) {
+	fleet, err := table.Read[catalog.Placement](placementSchema, r)
+	if err != nil {
+		return nil, fmt.Errorf("read the placements: %w", err)
+	}
+	slates, err := table.Read[catalog.Slate](slateSchema, r)
+	if err != nil {
+		return nil, fmt.Errorf("read the slates: %w", err)
+	}
+	return &Tables{fleet, slates}, nil
+}
+
+// Adopt makes a builder that has no rows go on with saved ones, which belong
+// to it from now on.
+func (b *Builder) Adopt(t *Tables) {
+	b.pb, b.sb = t.fleet, t.slates
+	b.View.fleet, b.View.slates = b.pb.Table(), b.sb.Table()
+	b.cover()
+	b.dirty, b.touched[Placements], b.touched[Slates] = true, true, true
+}
+
+// Sums yields what is kept of every placement's record: region, counter, sum.
+// Nothing may be set meanwhile.
+func (b *Builder) Sums() iter.Seq2[string, catalog.Sum] {
+	return func(yield func(string, catalog.Sum) bool) {
+		var hi, lo, bucket [table.ChunkRows]uint64
+		for i := range b.fleet.Chunks() {
+			c := b.fleet.Chunk(i)
+			if c == nil {
+				continue
+			}
+			has := c.Numbers(col.sumHi, &hi) | c.Numbers(col.sumLo, &lo)
+			hasBucket := c.Numbers(col.bucket, &bucket)
+			for k := range table.ChunkRows {
+				bit := table.Mask(1) << k
+				if c.Live()&has&bit == 0 {
+					continue
+				}
+				s := catalog.Sum{Hi: hi[k], Lo: lo[k]}
+				if hasBucket&bit != 0 {
+					s.Bucket = uint8(bucket[k])
+				}
+				if !yield(c.Idents()[k].Region, s) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Special yields the slots of placements that are more than their columns:
+// with checkpoints or databases they borrow from. Nothing may be set meanwhile.
+func (b *Builder) Special() iter.Seq[table.Slot] {
+	return func(yield func(table.Slot) bool) {
+		for i := range b.fleet.Chunks() {
+			c := b.fleet.Chunk(i)
+			if c == nil {
+				continue
+			}
+			for k := range table.ChunkRows {
+				if c.Live()&(1<<k) == 0 {
+					continue
+				}
+				points, _ := c.Object(checkpointsCol, k).([]catalog.Checkpoint)
+				if (len(points) > 0 || c.Object(externalCol, k) != nil) && !yield(table.Slot(i*table.ChunkRows+k)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Count is how many placements a region has, and how many of them are missing.
+func (b *Builder) Count(region string) (all, missing uint64) {
+	for i := range b.fleet.Classes() {
+		if c := b.fleet.Class(uint32(i)); c.Stored(col.region).Text == region {
+			if all += c.Count; c.Stored(col.seen).Text == string(catalog.SeenMissing) {
+				missing += c.Count
+			}
+		}
+	}
+	return all, missing
+}
+
+// Held is what is counted of a record that is no placement's row.
+type Held struct {
+	Region  string
+	Kind    catalog.FactKind
+	Key     string
+	Counter uint64
+	Sum     catalog.Sum
+}
+
+func heldTree() *btree.BTreeG[*Held] {
+	return btree.NewBTreeGOptions(func(a, b *Held) bool {
+		if a.Region != b.Region {
+			return a.Region < b.Region
+		}
+		if a.Kind != b.Kind {
+			return a.Kind < b.Kind
+		}
+		return a.Key < b.Key
+	}, unlocked)
+}
+
+// Held lists what is counted beside placements, by region, kind and key.
+func (v *View) Held() iter.Seq[*Held] { return v.held.Scan }
+
+// HeldOf is what is counted of a record; nil: nothing.
+func (b *Builder) HeldOf(region string, kind catalog.FactKind, key string) *Held {
+	h, _ := b.held.Get(&Held{Region: region, Kind: kind, Key: key})
+	return h
+}
+
+// Hold counts a record; what it points to is the view's from now on.
+func (b *Builder) Hold(h *Held) {
+	b.held.Set(h)
+	b.touched[declared] = true
+}
+
+// Release counts a record no more.
+func (b *Builder) Release(region string, kind catalog.FactKind, key string) {
+	b.held.Delete(&Held{Region: region, Kind: kind, Key: key})
+	b.touched[declared] = true
+}
+
+// HeldIn lists what is counted of a region beside its placements. Nothing may
+// be set meanwhile.
+func (b *Builder) HeldIn(region string) iter.Seq[*Held] {
+	return func(yield func(*Held) bool) {
+		b.held.Ascend(&Held{Region: region}, func(h *Held) bool { return h.Region == region && yield(h) })
+	}
+}
