@@ -54,6 +54,7 @@ const (
 	batchLimit = 256              // events taken before they are published
 	saveSoon   = time.Second      // after a change, when none was saved lately
 	checkWait  = 20 * time.Second // for a look at the store, or a save
+	saveShare  = 20               // times as long as a save took the next one waits at least
 	maxOwed    = 4096             // events in one record
 )
 
@@ -312,6 +313,7 @@ func (h *Hub) keep(ctx context.Context) error {
 	defer save.Stop()
 	var savedSeq uint64
 	var savedAt time.Time
+	var cost time.Duration // of the last save
 	for {
 		select {
 		case <-ctx.Done():
@@ -325,7 +327,7 @@ func (h *Hub) keep(ctx context.Context) error {
 				savedSeq, savedAt = 0, time.Time{}
 			}
 		case <-save.C:
-			v, rest := h.View(), h.cfg.SaveEvery
+			v, rest := h.View(), max(h.cfg.SaveEvery, saveShare*cost)
 			if v.Seq() == savedSeq {
 				rest *= 10
 			}
@@ -340,6 +342,9 @@ func (h *Hub) keep(ctx context.Context) error {
 			if err := h.save(ctx, v); err == nil {
 				savedSeq = v.Seq()
 			}
+			// A large view is saved more rarely, so that saving never takes more
+			// than a small part of the time.
+			cost = h.cfg.Now().Sub(savedAt)
 		}
 	}
 }

@@ -453,7 +453,7 @@ func TestAStoreThatIsEmptiedIsFilledAgain(t *testing.T) {
 		if len(saved.Events) != len(before) || len(before) < 3 || saved.Events[0].Seq != 1 {
 			t.Errorf("events: %+v, before %+v", saved.Events, before)
 		}
-		if saved.View == nil || len(saved.View.Placements) != 1 {
+		if saved.View == nil || saved.View.Tables.Len() != 1 {
 			t.Errorf("view: %+v", saved.View)
 		}
 	})

@@ -22,9 +22,9 @@ type resource struct {
 	rows   func(v *view.View, f *query.Filter) iter.Seq[any]
 	// table has the rows in columns, and what completes one; nil: none has.
 	table func(v *view.View) (*table.Table, func(row any))
-	get    func(v *view.View, name string) any // nil: not by name
-	key    func(row any) string                // as view.Row takes it
-	doc    string
+	get   func(v *view.View, name string) any // nil: not by name
+	key   func(row any) string                // as view.Row takes it
+	doc   string
 }
 
 func text[T ~string](values ...T) []string {
@@ -113,7 +113,7 @@ func resources() []*resource {
 				return anyRow(v.Placements())
 			},
 			table: func(v *view.View) (*table.Table, func(any)) { return v.PlacementTable(), nil },
-			key: func(row any) string { r := row.(*catalog.Placement); return view.PlacementKey(r.Region, r.Root) },
+			key:   func(row any) string { r := row.(*catalog.Placement); return view.PlacementKey(r.Region, r.Root) },
 		},
 		{
 			name: view.Owners, one: "owner", region: "region", doc: "Who is responsible for what, as declared, and what the store shows of the writer.",

@@ -370,7 +370,7 @@ func TestADamagedSavedViewFallsBackToTheOneBefore(t *testing.T) {
 				t.Fatalf("%v, %v", saved.View, err)
 			}
 			// The one before did not know of the last change; the event log did.
-			if e := *saved.View.Placements[0].WriterEpoch; e != 2 {
+			if e := *saved.View.Tables.Placement("eu", "orders").WriterEpoch; e != 2 {
 				t.Errorf("epoch %d in the saved view, want 2 of the one before", e)
 			}
 			p := state.New(state.Config{}, saved, now).View().Placement("eu", "orders")

@@ -1,13 +1,17 @@
 package ledger
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -68,26 +72,40 @@ func (l *Ledger) SaveView(ctx context.Context, v *view.View) error {
 	return nil
 }
 
+// viewMagic begins a saved view, before it is compressed: its small tables as
+// lines of JSON behind their length, then placements and slates by columns.
+const viewMagic = "quarry view 2\n"
+
 func packView(claim uint64, v *view.View) ([]byte, error) {
 	var out bytes.Buffer
-	// One document in memory: compressed some tens of bytes a row.
-	var b bytes.Buffer
-	line(&b, viewHeader{header{format, claim}, v.Seq(), v.LastEvent(), v.At()})
-	rows := 0
-	rows += lines(&b, "region", v.Regions())
-	rows += lines(&b, "cluster", v.Clusters())
-	rows += lines(&b, "placement", v.Placements())
-	rows += lines(&b, "restore-point", v.RestorePoints())
-	rows += lines(&b, "owner", v.Owners())
-	rows += lines(&b, "finding", v.Findings())
-	rows += lines(&b, "registration", v.Registrations())
-	rows += lines(&b, "lease", v.Leases())
-	seal(&b, rows)
-	z, err := zstd.NewWriter(&out, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	z, err := zstd.NewWriter(&out, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
 	if err != nil {
 		return nil, err
 	}
-	if _, err := z.Write(b.Bytes()); err != nil {
+	var b bytes.Buffer
+	line(&b, viewHeader{header{format, claim}, v.Seq(), v.LastEvent(), v.At()})
+	beside := state.Beside(v)
+	rows := 0
+	rows += lines(&b, "region", slices.Values(beside.Regions))
+	rows += lines(&b, "cluster", slices.Values(beside.Clusters))
+	rows += lines(&b, "restore-point", slices.Values(beside.RestorePoints))
+	rows += lines(&b, "owner", slices.Values(beside.Owners))
+	rows += lines(&b, "finding", slices.Values(beside.Findings))
+	rows += lines(&b, "registration", slices.Values(beside.Registrations))
+	rows += lines(&b, "lease", slices.Values(beside.Leases))
+	rows += lines(&b, "held", slices.Values(beside.Held))
+	seal(&b, rows)
+	head := binary.LittleEndian.AppendUint64([]byte(viewMagic), uint64(b.Len()))
+	for _, part := range [][]byte{head, b.Bytes()} {
+		if _, err := z.Write(part); err != nil {
+			return nil, err
+		}
+	}
+	w := bufio.NewWriterSize(z, 1<<20)
+	if err := v.WriteTables(w); err != nil {
+		return nil, err
+	}
+	if err := w.Flush(); err != nil {
 		return nil, err
 	}
 	if err := z.Close(); err != nil {
@@ -137,7 +155,26 @@ func unpackView(b []byte) (*state.SavedView, error) {
 		return nil, err
 	}
 	defer z.Close()
-	plain, err := z.DecodeAll(b, nil)
+	if err := z.Reset(bytes.NewReader(b)); err != nil {
+		return nil, fmt.Errorf("unpack: %w: %w", err, errDamaged)
+	}
+	in := bufio.NewReaderSize(z, 1<<20)
+	var plain []byte
+	byColumns := false
+	if magic, _ := in.Peek(len(viewMagic)); string(magic) == viewMagic {
+		byColumns = true
+		var head [len(viewMagic) + 8]byte
+		if _, err := io.ReadFull(in, head[:]); err != nil {
+			return nil, fmt.Errorf("unpack: %w: %w", err, errDamaged)
+		}
+		n := binary.LittleEndian.Uint64(head[len(viewMagic):])
+		if n > maxView {
+			return nil, fmt.Errorf("unpack: %d bytes of small tables: %w", n, errDamaged)
+		}
+		plain, err = io.ReadAll(io.LimitReader(in, int64(n)))
+	} else {
+		plain, err = io.ReadAll(io.LimitReader(in, maxView)) // of quarry 0.1
+	}
 	if err != nil {
 		return nil, fmt.Errorf("unpack: %w: %w", err, errDamaged)
 	}
@@ -172,11 +209,21 @@ func unpackView(b []byte) (*state.SavedView, error) {
 			err = take(&v.Registrations, r.Row)
 		case "lease":
 			err = take(&v.Leases, r.Row)
+		case "held":
+			err = take(&v.Held, r.Row)
 		default:
 			err = fmt.Errorf("a row of %q", r.Is)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("row %d: %w: %w", i+1, err, errDamaged)
+		}
+	}
+	if byColumns {
+		if v.Tables, err = view.ReadTables(in); err != nil {
+			return nil, fmt.Errorf("%w: %w", err, errDamaged)
+		}
+		if n, err := io.Copy(io.Discard, in); err != nil || n > 0 {
+			return nil, fmt.Errorf("%d bytes too much (%v): %w", n, err, errDamaged)
 		}
 	}
 	return v, nil

@@ -210,6 +210,7 @@ func (s *State) snapshot(e Snapshot) {
 	r.accepted = false
 	r.applied, r.floor = e.Upto, e.Upto
 	p.synced, r.confirmed, r.confirmedAt = true, true, s.mono
+	s.done(p.id)
 	at := s.wall
 	r.asOf = &at
 	s.send(p.id, Ack{Applied: r.applied})

@@ -29,14 +29,18 @@ type SavedView struct {
 	Event uint64    `json:"event"` // the last event that the rows contain
 	At    time.Time `json:"at"`
 
-	Regions       []*catalog.Region
-	Clusters      []*catalog.Cluster
+	Regions  []*catalog.Region
+	Clusters []*catalog.Cluster
+	// Tables are the placements and slates of a view that was saved by columns;
+	// nil: they are in Placements.
+	Tables        *view.Tables `json:"-"`
 	Placements    []*catalog.Placement
 	RestorePoints []*catalog.RestorePoint
 	Owners        []*catalog.OwnerRow
 	Findings      []*catalog.Finding
 	Registrations []*view.Registration
 	Leases        []*view.Lease
+	Held          []*view.Held
 }
 
 // New begins a hub's life at now with what it remembers. Every region is
@@ -53,7 +57,7 @@ func New(cfg Config, saved Saved, now time.Time) *State {
 		b:     view.NewBuilder(start, cfg.MaxEvents, cfg.MaxChanges),
 		told:  map[string]string{},
 		due:   btree.NewBTreeG(deadline.less),
-		seats: map[seatKey]bool{}, slates: map[string]bool{}, stirred: map[string]bool{}, refused: map[string]bool{},
+		seats: map[seatKey]bool{}, slates: map[string]bool{}, stirred: map[string]bool{}, refused: map[string]bool{}, bringing: map[SessionID]time.Duration{},
 	}
 	s.clock(now)
 	s.names = s.set.Names()
@@ -75,8 +79,10 @@ func New(cfg Config, saved Saved, now time.Time) *State {
 		s.recall(&e, e.Seq > upto)
 	}
 	s.b.StartEventsAt(upto)
-	for _, n := range s.names {
-		s.touchAll(s.regions[n])
+	if saved.View == nil || saved.View.Tables == nil {
+		for _, n := range s.names {
+			s.touchAll(s.regions[n])
+		}
 	}
 	s.settleAll()
 	return s
@@ -99,12 +105,24 @@ func (s *State) load(v *SavedView) {
 		}
 		r.state = catalog.RegionStale
 	}
+	for _, row := range v.Regions {
+		if r := s.regions[row.Name]; r != nil && v.Tables != nil {
+			// The rows contain everything up to here: an agent that was not
+			// restarted goes on from there.
+			if rev, err := catalog.ParseRevision(row.Revision); err == nil {
+				r.applied, r.floor = rev, rev
+			}
+		}
+	}
 	for _, row := range v.Clusters {
 		if r := s.regions[row.Region]; r != nil {
 			c := &cluster{name: row.Name, region: r, row: *row}
 			r.clusters[row.Name] = c
 			s.showCluster(c)
 		}
+	}
+	if v.Tables != nil {
+		s.adopt(v)
 	}
 	for _, row := range v.Placements {
 		if r := s.regions[row.Region]; r != nil && row.Root != "" {
@@ -148,6 +166,67 @@ func (s *State) load(v *SavedView) {
 			s.place(r, &said{key: factKey{catalog.FactLease, row.Key}, lease: &row.Lease})
 		}
 	}
+	if v.Tables != nil {
+		// Saved rows are settled: nothing needs to be looked at again.
+		clear(s.seats)
+		clear(s.slates)
+		s.cool()
+	}
+}
+
+// adopt takes the saved placements and slates as they are, and finds those
+// that are more than their rows.
+func (s *State) adopt(v *SavedView) {
+	s.b.Adopt(v.Tables)
+	for region, sum := range s.b.Sums() {
+		if r := s.regions[region]; r != nil {
+			r.copied.digest.Add(sum)
+		}
+	}
+	for _, h := range v.Held {
+		if r := s.regions[h.Region]; r != nil {
+			s.b.Hold(h)
+			r.copied.digest.Add(h.Sum)
+		}
+	}
+	for _, r := range s.regions {
+		r.placements, r.missing = s.b.Count(r.name)
+	}
+	for _, slot := range slices.Collect(s.b.Special()) {
+		row := s.b.PlacementAt(slot)
+		r := s.regions[row.Region]
+		if r == nil {
+			continue
+		}
+		if looks := looksOf(row); looks != nil {
+			s.seat(r, row.Root).looks = looks
+		}
+		for _, x := range row.External {
+			parent := strings.Trim(x.Path, "/")
+			if r.pins[parent] == nil {
+				r.pins[parent] = map[string]bool{}
+			}
+			r.pins[parent][row.Root] = true
+		}
+	}
+}
+
+// looksOf is how the unnamed checkpoints of a saved row looked.
+func looksOf(row *catalog.Placement) map[string]look {
+	var looks map[string]look
+	lapsed := map[string]bool{}
+	for _, rd := range row.Readers {
+		lapsed[rd.ID] = rd.Lapsed
+	}
+	for _, c := range row.Checkpoints {
+		if c.Name == "" {
+			if looks == nil {
+				looks = map[string]look{}
+			}
+			looks[c.ID] = look{manifest: c.ManifestID, expires: timeOf(c.Expires), lapsed: lapsed[c.ID]}
+		}
+	}
+	return looks
 }
 
 // seatSaved gives a saved placement its seat.
@@ -157,18 +236,7 @@ func (s *State) seatSaved(r *region, row *catalog.Placement) {
 	st.observed = row.ObservedAt
 	st.presence, st.presenceWhy = row.Seen, row.Reason
 	st.movedSinceGone = strings.Contains(row.Disagreement, movingText)
-	lapsed := map[string]bool{}
-	for _, rd := range row.Readers {
-		lapsed[rd.ID] = rd.Lapsed
-	}
-	for _, c := range row.Checkpoints {
-		if c.Name == "" {
-			if st.looks == nil {
-				st.looks = map[string]look{}
-			}
-			st.looks[c.ID] = look{manifest: c.ManifestID, expires: timeOf(c.Expires), lapsed: lapsed[c.ID]}
-		}
-	}
+	st.looks = looksOf(row)
 	r.placements++
 	if row.Seen == catalog.SeenMissing {
 		r.missing++
@@ -264,11 +332,18 @@ func (s *State) recallPresence(r *region, e *catalog.Event) {
 
 // Rows gives what a saved view has to contain, as lists; for the ledger.
 func Rows(v *view.View) *SavedView {
+	out := Beside(v)
+	out.Placements, out.Owners = slices.Collect(v.Placements()), slices.Collect(v.Owners())
+	return out
+}
+
+// Beside is [Rows] without the placements and what follows from them, which
+// are saved by columns: see [view.View.WriteTables].
+func Beside(v *view.View) *SavedView {
 	return &SavedView{
 		Seq: v.Seq(), Event: v.LastEvent(), At: v.At(),
-		Regions: slices.Collect(v.Regions()), Clusters: slices.Collect(v.Clusters()),
-		Placements: slices.Collect(v.Placements()), RestorePoints: slices.Collect(v.RestorePoints()),
-		Owners: slices.Collect(v.Owners()), Findings: slices.Collect(v.Findings()),
-		Registrations: slices.Collect(v.Registrations()), Leases: slices.Collect(v.Leases()),
+		Regions: slices.Collect(v.Regions()), Clusters: slices.Collect(v.Clusters()), RestorePoints: slices.Collect(v.RestorePoints()),
+		Owners: slices.Collect(v.Declared()), Findings: slices.Collect(v.Findings()),
+		Registrations: slices.Collect(v.Registrations()), Leases: slices.Collect(v.Leases()), Held: slices.Collect(v.Held()),
 	}
 }

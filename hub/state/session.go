@@ -148,6 +148,8 @@ func (s *State) welcome(r *region, p *session) {
 	w := Welcome{Reporter: true, BucketID: s.set.Get(r.name).BucketID, Beat: s.cfg.Beat, Spread: s.cfg.Spread}
 	if p.synced {
 		w.Resume = r.applied
+	} else if now, ahead := s.admit(p.id); !now {
+		w.Wait, w.Ahead = true, ahead
 	}
 	s.send(p.id, w)
 }
@@ -185,6 +187,9 @@ func (s *State) beat(e Beat) {
 		if p.synced && s.proven(r, p) && r.blind == "" && r.caughtUp(e.At) && !s.drifted(r, e) {
 			r.confirmed, r.confirmedAt = true, s.mono
 			r.asOf = &at
+			if !r.snapped { // everything since the saved view was told
+				r.snapped, s.tellAnew = true, r.name
+			}
 		}
 	}
 	s.stirred[r.name] = true
@@ -222,6 +227,7 @@ func (s *State) closed(e Closed) {
 // drop forgets a session: nothing that it still sends is heard.
 func (s *State) drop(p *session) {
 	delete(s.sessions, p.id)
+	s.done(p.id)
 	if p.cluster.session == p {
 		p.cluster.session = nil
 	}

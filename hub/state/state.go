@@ -29,6 +29,8 @@ type Config struct {
 	// lease still counts as a reader; 15 minutes, longer than the slowest look
 	// of an agent (DESIGN §5: at most 10 minutes apart).
 	ReaderMargin time.Duration
+	// Tickets is how many regions may bring a snapshot at once; 4.
+	Tickets int
 	// MaxEvents and MaxChanges bound the event log and the log of changed
 	// rows; zero: the defaults of package view.
 	MaxEvents, MaxChanges int
@@ -40,6 +42,7 @@ func (c Config) withDefaults() Config {
 	c.SuspectAfter = min(cmp.Or(c.SuspectAfter, 3*c.Beat), c.StaleAfter)
 	c.Spread = cmp.Or(c.Spread, 2*c.Beat)
 	c.ReaderMargin = cmp.Or(c.ReaderMargin, 15*time.Minute)
+	c.Tickets = cmp.Or(c.Tickets, 4)
 	c.MaxEvents = cmp.Or(c.MaxEvents, view.DefaultMaxEvents)
 	return c
 }
@@ -109,6 +112,8 @@ type State struct {
 	setDone  bool // the set as recorded is the set
 	seats    map[seatKey]bool
 	warm     []warmSeat
+	bringing map[SessionID]time.Duration // who tells everything now, since when
+	queue    []SessionID                 // who waits to
 	ordinals []ordinal
 	slates   map[string]bool
 	stirred  map[string]bool // regions to judge again
@@ -206,6 +211,7 @@ func (s *State) clock(now time.Time) {
 
 func (s *State) tick() {
 	s.listened = s.mono
+	s.expireTickets()
 	for _, n := range s.names {
 		s.stirred[n] = true
 		s.relieve(s.regions[n])

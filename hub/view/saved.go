@@ -164,3 +164,11 @@ func (b *Builder) HeldIn(region string) iter.Seq[*Held] {
 		b.held.Ascend(&Held{Region: region}, func(h *Held) bool { return h.Region == region && yield(h) })
 	}
 }
+
+// Len is how many placements there are.
+func (t *Tables) Len() int { return t.fleet.Len() }
+
+// Placement is the row at a root of a region as it was put; nil: none.
+func (t *Tables) Placement(region, root string) *catalog.Placement {
+	return t.fleet.Row(t.fleet.Find(region, root))
+}

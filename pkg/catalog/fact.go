@@ -3,6 +3,8 @@ package catalog
 import (
 	"cmp"
 	"fmt"
+	"strconv"
+	"strings"
 )
 
 // Revision orders what one agent reports: the agent's start (unix
@@ -17,6 +19,19 @@ type Revision struct {
 // Compare orders revisions.
 func (r Revision) Compare(o Revision) int {
 	return cmp.Or(cmp.Compare(r.Start, o.Start), cmp.Compare(r.Counter, o.Counter))
+}
+
+// ParseRevision reads what [Revision.String] wrote.
+func ParseRevision(s string) (Revision, error) {
+	start, counter, ok := strings.Cut(s, ".")
+	var r Revision
+	var err, err2 error
+	r.Start, err = strconv.ParseUint(start, 10, 64)
+	r.Counter, err2 = strconv.ParseUint(counter, 10, 64)
+	if !ok || err != nil || err2 != nil {
+		return Revision{}, fmt.Errorf("%q is no revision: %w", s, ErrInvalid)
+	}
+	return r, nil
 }
 
 func (r Revision) String() string { return fmt.Sprintf("%d.%d", r.Start, r.Counter) }
