@@ -143,7 +143,10 @@ func sentence(test string) string {
 	}
 	words := word.FindAllString(name, -1)
 	for i, w := range words {
-		if w[1:] == strings.ToLower(w[1:]) && w != "L0" {
+		switch {
+		case len(w) == 4 && w[0] == '0': // a release: 0121
+			words[i] = w[:1] + "." + w[1:3] + "." + w[3:]
+		case w[1:] == strings.ToLower(w[1:]) && w != "L0" && w != "S3":
 			words[i] = strings.ToLower(w)
 		}
 	}
@@ -154,7 +157,7 @@ func sentence(test string) string {
 	return group + ": " + text
 }
 
-var word = regexp.MustCompile(`WAL|TTL|GC|L0|V[12]|[0-9]+|[A-Z][a-z]*|[a-z]+`)
+var word = regexp.MustCompile(`WAL|TTL|GC|L0|S3|V[12]|[0-9]+|[A-Z][a-z]*|[a-z]+`)
 
 var marks = [2][]byte{[]byte("<!-- table: scripts/compat -->\n"), []byte("<!-- end of table -->\n")}
 

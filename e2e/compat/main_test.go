@@ -31,7 +31,7 @@ func TestTheTableSaysWhatTheTestsSaid(t *testing.T) {
 	want := `| case | 0.12.1 | 0.13.1 | 0.14.1 | 0.15.0 | 0.16.0 | 0.17.0 |
 |---|---|---|---|---|---|---|
 | Admin: a copy of the WAL | ok | – | – | – | – | – |
-| Findings: lost to 0121 | – | ok ×2 | ok | – | ok | – |
+| Findings: lost to 0.12.1 | – | ok ×2 | ok | – | ok | – |
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nexpected\n%s", out.String(), want)
