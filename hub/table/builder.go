@@ -400,7 +400,7 @@ func (b *Builder[T]) class(traits []Value) uint32 {
 		return id
 	}
 	sc := b.t.schema
-	c := &Class{gen: b.gen, schema: sc, stored: slices.Clone(traits), sums: make([]uint64, len(sc.sums)), unknown: make([]uint64, len(sc.sums))}
+	c := &Class{gen: b.gen, schema: sc, ID: uint32(len(b.t.classes)), stored: slices.Clone(traits), sums: make([]uint64, len(sc.sums)), unknown: make([]uint64, len(sc.sums))}
 	if b.cover != nil {
 		c.covers = covers(b.cover(c))
 	}
@@ -462,6 +462,16 @@ func (b *Builder[T]) Cover(f func(*Class) map[int]Value) {
 		now := covers(f(c))
 		if !slices.Equal(now, c.covers) {
 			b.classMine(uint32(id)).covers = now
+		}
+	}
+}
+
+// CoverAgain asks anew about some classes: what was said of them is not so any
+// more.
+func (b *Builder[T]) CoverAgain(ids []uint32) {
+	for _, id := range ids {
+		if now := covers(b.cover(b.t.classes[id])); !slices.Equal(now, b.t.classes[id].covers) {
+			b.classMine(id).covers = now
 		}
 	}
 }

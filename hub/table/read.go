@@ -219,6 +219,7 @@ func (t *Table) SymbolMap(col int, id uint32) map[string]string {
 type Class struct {
 	gen     uint64
 	schema  *Schema
+	ID      uint32
 	Count   uint64 // rows
 	stored  []Value
 	covers  []cover

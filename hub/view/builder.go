@@ -14,12 +14,14 @@ import (
 // else may see them.
 type Builder struct {
 	View
-	pb         *table.Builder[catalog.Placement]
-	sb         *table.Builder[catalog.Slate]
-	stale      map[string]stale // regions whose rows may not be called current
-	maxEvents  int
-	maxChanges int
-	dirty      bool
+	pb    *table.Builder[catalog.Placement]
+	sb    *table.Builder[catalog.Slate]
+	stale map[string]stale // regions whose rows may not be called current
+	// The classes that rows of a region have.
+	placedIn, slatedIn map[string][]uint32
+	maxEvents          int
+	maxChanges         int
+	dirty              bool
 	// last says at which publication a key changed last, by resource: what a
 	// reader of the newest-wins log must not be told twice.
 	last map[string]map[string]uint64

@@ -298,21 +298,26 @@ func (b *Builder) StaleRegion(region string, is bool, why string, since time.Tim
 	} else {
 		delete(b.stale, region)
 	}
-	b.cover()
+	b.pb.CoverAgain(b.placedIn[region])
+	b.sb.CoverAgain(b.slatedIn[region])
 	b.dirty, b.touched[Placements], b.touched[Slates] = true, true, true
 	all := &table.Ident{Region: region}
 	b.placed.add(b.seq+1, all, b.maxChanges)
 	b.slated.add(b.seq+1, all, b.maxChanges)
 }
 
-// cover makes classes of rows show which regions are stale.
+// cover makes classes of rows show which regions are stale, and remembers
+// which classes a region's rows have.
 func (b *Builder) cover() {
-	regions := make(map[string]stale, len(b.stale))
-	for r, s := range b.stale {
-		regions[r] = s
-	}
+	b.placedIn, b.slatedIn = map[string][]uint32{}, map[string][]uint32{}
+	known := uint32(0)
 	b.pb.Cover(func(c *table.Class) map[int]table.Value {
-		s, is := regions[c.Stored(col.region).Text]
+		region := c.Stored(col.region).Text
+		if c.ID >= known { // the first time
+			known = c.ID + 1
+			b.placedIn[region] = append(b.placedIn[region], c.ID)
+		}
+		s, is := b.stale[region]
 		if !is || c.Stored(col.state).Text == string(catalog.StateMissing) {
 			return nil
 		}
@@ -321,11 +326,19 @@ func (b *Builder) cover() {
 			col.state: {Text: string(catalog.StateStale)}, col.stateReason: {Text: s.why}, col.stateSince: {Num: since, Null: !ok},
 		}
 	})
+	knownSlates := uint32(0)
 	b.sb.Cover(func(c *table.Class) map[int]table.Value {
+		regions := table.List(c.Stored(slateCol.regions))
+		if c.ID >= knownSlates {
+			knownSlates = c.ID + 1
+			for _, r := range regions {
+				b.slatedIn[r] = append(b.slatedIn[r], c.ID)
+			}
+		}
 		if c.Stored(slateCol.state).Text != string(catalog.StateLive) {
 			return nil // what is worse shows
 		}
-		if slices.ContainsFunc(table.List(c.Stored(slateCol.regions)), func(r string) bool { _, is := regions[r]; return is }) {
+		if slices.ContainsFunc(regions, func(r string) bool { _, is := b.stale[r]; return is }) {
 			return map[int]table.Value{slateCol.state: {Text: string(catalog.StateStale)}}
 		}
 		return nil

@@ -105,11 +105,10 @@ func (b *Builder) Special() iter.Seq[table.Slot] {
 
 // Count is how many placements a region has, and how many of them are missing.
 func (b *Builder) Count(region string) (all, missing uint64) {
-	for i := range b.fleet.Classes() {
-		if c := b.fleet.Class(uint32(i)); c.Stored(col.region).Text == region {
-			if all += c.Count; c.Stored(col.seen).Text == string(catalog.SeenMissing) {
-				missing += c.Count
-			}
+	for _, id := range b.placedIn[region] {
+		c := b.fleet.Class(id)
+		if all += c.Count; c.Stored(col.seen).Text == string(catalog.SeenMissing) {
+			missing += c.Count
 		}
 	}
 	return all, missing
