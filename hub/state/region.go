@@ -183,7 +183,6 @@ func (s *State) unfresh(r *region, why string) {
 	}
 	r.rowsStale, r.rowsWhy = true, why
 	s.b.StaleRegion(r.name, true, why, r.staleSince)
-	s.touchWaiting(r)
 }
 
 // showRegion makes the region's row say what is so. When only clocks moved,

@@ -254,12 +254,12 @@ func (s *State) touchAll(r *region) {
 }
 
 // touchWaiting has those seats of a region settled anew for which it matters
-// whether somebody can see: readers whose time runs, statements on their way
-// out.
+// that somebody can see again: statements on their way out, leases. Readers by
+// checkpoints have at least the margin from now on.
 func (s *State) touchWaiting(r *region) {
-	for root, st := range r.seats {
-		if len(st.looks) > 0 {
-			s.touch(r, root)
+	for _, st := range r.seats {
+		if len(st.looks) > 0 && st.due == 0 {
+			s.wake(r, st, s.mono+s.cfg.ReaderMargin)
 		}
 	}
 	for slate := range r.leases {
