@@ -133,6 +133,7 @@ type Answer struct {
 	Error       string      `json:"error"`
 	ID          string      `json:"id"`
 	Rows        [][2]string `json:"rows"`
+	Values      []*string   `json:"values"` // in hex; nil: no such key
 	Checkpoints []struct {
 		ID         string `json:"id"`
 		Name       string `json:"name"`

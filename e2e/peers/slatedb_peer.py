@@ -6,8 +6,10 @@ The store comes from the environment: PEER_STORE=az://BUCKET (with the AZURE_ va
 CLOUD_PROVIDER says (local with LOCAL_PATH, or aws with the AWS_ variables).
 
 Operations ("op", "root" = path in the store, default "db"):
-  open [compact] [big]     a writer, default settings with small tables unless big; its compactor only with compact
-  put rows={hex: hex|null} one durable batch      l0, wal   flush      close      scan [checkpoint=id]   of the writer, else of a reader
+  open [compact] [big] [gc] [poll]  a writer, default settings with small tables unless big; its compactor only with compact; its collector,
+                           minimum age 1 s, only with gc; poll = how often it looks at the manifest, "1s"
+  put rows={hex: hex|null} [ttl={hex: ms}]  one durable batch      l0, wal   flush      close
+  scan [checkpoint=id]     of the writer, else of a reader      get keys=[hex]   the same; null where there is none
   read                     a managed reader, left open      unread     shuts it down
   checkpoint name [lifetime_ms], checkpoints       from 0.14.1 on      gc    one pass with no minimum age, from 0.15.0 on
   kill                     exits at once, as a crash does
@@ -22,9 +24,19 @@ else:
 dbs, readers = {}, {}
 
 
-def settings(compact, big):
+def settings(compact, big, gc, poll):
     s = json.loads(u.Settings.default().to_json_string())
-    s["garbage_collector_options"] = None
+    if gc:
+        # Folders have no conditional update, which the boundary files need.
+        for o in s["garbage_collector_options"].values():
+            if isinstance(o, dict):
+                o.update({k: v for k, v in {"interval": "300ms", "min_age": "1s"}.items() if k in o})
+        if "boundary_files_enabled" in s["garbage_collector_options"]:
+            s["garbage_collector_options"]["boundary_files_enabled"] = False
+    else:
+        s["garbage_collector_options"] = None
+    if poll:
+        s["manifest_poll_interval"] = poll
     if not big:
         s["l0_sst_size_bytes"] = 16384
     if not compact:
@@ -32,6 +44,8 @@ def settings(compact, big):
     else:
         fast = {"poll_interval": "50ms", "commit_compacted_interval": "50ms", "checkpoint_lifetime": "1s"}
         s["compactor_options"].update({k: v for k, v in fast.items() if k in s["compactor_options"]})
+        if "worker" in s["compactor_options"]:
+            s["compactor_options"]["worker"]["compactions_poll_interval"] = "50ms"
     return u.Settings.from_json_string(json.dumps(s))
 
 
@@ -50,17 +64,31 @@ async def rows(x):
     return out
 
 
+async def look(op, c, x):
+    if op == "scan":
+        return {"rows": await rows(x)}
+    got = [await x.get(bytes.fromhex(k)) for k in c["keys"]]
+    return {"values": [None if v is None else v.hex() for v in got]}
+
+
 async def do(c):
     op, root = c["op"], c.get("root", "db")
     if op == "open":
         b = u.DbBuilder(root, store)
-        b.with_settings(settings(c.get("compact"), c.get("big")))
+        b.with_settings(settings(c.get("compact"), c.get("big"), c.get("gc"), c.get("poll")))
         dbs[root] = await b.build()
         return {}
     if op == "put":
         batch = u.WriteBatch()
         for k, v in c["rows"].items():
-            batch.delete(bytes.fromhex(k)) if v is None else batch.put(bytes.fromhex(k), bytes.fromhex(v))
+            ttl = c.get("ttl", {}).get(k)
+            if v is None:
+                batch.delete(bytes.fromhex(k))
+            elif ttl:
+                after = getattr(u.Ttl, "EXPIRE_AFTER_TICKS", None) or u.Ttl.EXPIRE_AFTER_MILLIS
+                batch.put_with_options(bytes.fromhex(k), bytes.fromhex(v), u.PutOptions(ttl=after(ttl)))
+            else:
+                batch.put(bytes.fromhex(k), bytes.fromhex(v))
         h = await dbs[root].write_with_options(batch, wopt())
         if hasattr(h, "await_durable"):
             await h.await_durable()
@@ -77,9 +105,9 @@ async def do(c):
     if op == "unread":
         await readers.pop(root).shutdown()
         return {}
-    if op == "scan":
-        if root in dbs:
-            return {"rows": await rows(dbs[root])}
+    if op in ("scan", "get") and root in dbs:
+        return await look(op, c, dbs[root])
+    if op in ("scan", "get"):
         b = u.DbReaderBuilder(root, store)
         if c.get("checkpoint"):
             if hasattr(b, "with_checkpoint_id"):
@@ -87,9 +115,9 @@ async def do(c):
             else:
                 b.with_reader_mode(u.ReaderMode.CHECKPOINT(c["checkpoint"]))
         r = await b.build()
-        out = await rows(r)
+        out = await look(op, c, r)
         await r.shutdown()
-        return {"rows": out}
+        return out
     if op == "kill":
         os._exit(9)
     a = u.AdminBuilder(root, store).build()
