@@ -204,44 +204,50 @@ func TestAdmin_ACloneOutlivesWhatItsParentDoes(t *testing.T) {
 // A checkpoint made by us holds the rows of the WAL through the real core's
 // compaction and collection; removed, it holds nothing.
 func TestAdmin_ACheckpointHoldsThroughTheRealCollector(t *testing.T) {
-	for _, release := range releasesFrom("0.15.0") {
+	for _, release := range peers.Versions {
 		t.Run(release, func(t *testing.T) {
 			t.Parallel()
-			folder, p, acked := living(t, release, true)
+			folder, p, acked := living(t, release, false)
 			id := strings.TrimSpace(must(t, nil, at(folder, "checkpoints", "create", "db", "--name", "hold", "-o", "name")...))
 			held := maps.Clone(acked)
-			pinned := manifestOf(t, "file://"+folder, "db").Checkpoints
-			i := slices.IndexFunc(pinned, func(c struct {
-				ID         string  `json:"id"`
-				Name       *string `json:"name"`
-				ManifestID uint64  `json:"manifest_id"`
-			}) bool {
-				return c.ID == id
-			})
-			file := filepath.Join(folder, "db", "manifest", fmt.Sprintf("%020d.manifest", pinned[i].ManifestID))
-			for i := range 8 {
-				write(t, p, acked, map[string]string{fmt.Sprintf("k%03d", i): "later"})
-				p.Op("l0", "db")
+			var m manifestJSON
+			for _, c := range manifestOf(t, "file://"+folder, "db").Checkpoints {
+				if c.ID == id {
+					m.ID = c.ManifestID
+				}
 			}
-			time.Sleep(1500 * time.Millisecond)
-			p.Op("gc", "db")
+			pinned := filepath.Join(folder, "db", "manifest", fmt.Sprintf("%020d.manifest", m.ID))
+			wal := len(glob(t, folder, "wal"))
+			p.Kill()
+			// Its own compactor and collector, with no minimum age.
+			was := acts(t, release, folder, step{"open", opts{"compact": true, "gc": true}}, step{"compactions", 12}, step{"scan"}, step{"close"})
+			if len(glob(t, folder, "compactions")) == 0 {
+				t.Fatal("nothing was compacted")
+			}
 			reader := peers.Start(t, release, peers.Local(folder))
 			shows(t, "a pinned reader", theirs(t, reader.Do(map[string]any{"op": "scan", "root": "db", "checkpoint": id})), held)
-			shows(t, "the database", theirs(t, p.Op("scan", "db")), acked)
-			if _, err := os.Stat(file); err != nil {
+			shows(t, "the checkpoint, to us", ours(t, folder, "db", "--checkpoint", "hold"), held)
+			if _, err := os.Stat(pinned); err != nil {
 				t.Fatal(err)
 			}
+			healthy(t, folder, "--checksums")
 			must(t, nil, at(folder, "checkpoints", "delete", "db", id)...)
 			if o := quarry(t, nil, at(folder, "checkpoints", "delete", "db", id)...); o.code != 3 {
 				t.Errorf("deleted twice: exit %d: %s", o.code, o.stderr)
 			}
-			// The core's own collector cannot raise its mark in a folder,
-			// so ours shows that nothing holds the manifest any more.
-			must(t, nil, at(folder, "gc", "db", "--min-age", "1ms", "--yes")...)
-			if _, err := os.Stat(file); !os.IsNotExist(err) {
-				t.Errorf("%s is still there: %v", file, err)
+			// Their collector cannot raise its mark in a folder, so it keeps
+			// manifests; what nothing holds any more ours takes.
+			must(t, nil, at(folder, "gc", "db", "--min-age", "1ms", "--fence-age", "1ms", "--yes")...)
+			if _, err := os.Stat(pinned); !os.IsNotExist(err) {
+				t.Errorf("%s is still there: %v", pinned, err)
 			}
-			shows(t, "afterwards", theirs(t, p.Op("scan", "db")), acked)
+			if now := len(glob(t, folder, "wal")); now >= wal {
+				t.Errorf("%d WAL objects are left of %d", now, wal)
+			}
+			now := acts(t, release, folder, step{"open"}, step{"scan"}, step{"close"})
+			if now.rows(t, 1) != was.rows(t, 2) {
+				t.Errorf("rows before %s\nafter %s", was[2], now[1])
+			}
 		})
 	}
 }

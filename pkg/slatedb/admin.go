@@ -49,6 +49,22 @@ func (a *Admin) walStore() AdminStore {
 	return a.Store
 }
 
+// walEnd returns the last WAL id. A clone that nobody has opened yet begins
+// without the objects of its parent that are in tables: it has none at all, and
+// nothing is wrong with that.
+func (a *Admin) walEnd(ctx context.Context, m *manifest.Manifest) (uint64, error) {
+	last, err := walEnd(ctx, a.walStore(), a.Root, m, a.WALStore != nil)
+	if errors.Is(err, ErrWALUnmarked) && begun(m) {
+		return m.ReplayAfterWAL, nil
+	}
+	return last, err
+}
+
+// begun: a clone that needs nothing of any WAL.
+func begun(m *manifest.Manifest) bool {
+	return len(m.ExternalDBs) > 0 && m.WALLastSeen <= m.ReplayAfterWAL
+}
+
 // CheckpointOptions say what [Admin.CreateCheckpoint] makes.
 type CheckpointOptions struct {
 	// Name says who holds the checkpoint and why; storage has no other place
@@ -104,7 +120,7 @@ func (a *Admin) CreateCheckpoint(ctx context.Context, o CheckpointOptions) (mani
 			}
 			made.ManifestID = m.Checkpoints[i].ManifestID
 		} else {
-			last, err := walEnd(ctx, a.walStore(), a.Root, m, a.WALStore != nil)
+			last, err := a.walEnd(ctx, m)
 			if err != nil {
 				return err
 			}

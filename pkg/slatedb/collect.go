@@ -124,7 +124,7 @@ func (a *Admin) holdings(ctx context.Context, o *CollectOptions, now time.Time) 
 		return nil, err
 	}
 	m := h.head.Manifest
-	if _, err := walEnd(ctx, a.walStore(), a.Root, m, a.WALStore != nil); err != nil {
+	if _, err := a.walEnd(ctx, m); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnproven, err)
 	}
 	h.states = []pinnedState{{h.head.ID, m, false}}

@@ -110,7 +110,7 @@ func (a *Admin) holdSource(ctx context.Context, checkpoint, name string) (h *Hea
 		}
 		// An old state may lack the mark that the newest has, and the
 		// other way round: both must have their WAL.
-		if _, err := walEnd(ctx, a.walStore(), a.Root, newest.Manifest, a.WALStore != nil); err != nil {
+		if _, err := a.walEnd(ctx, newest.Manifest); err != nil {
 			return nil, nil, err
 		}
 		cp, err := Checkpoint(newest.Manifest, checkpoint)

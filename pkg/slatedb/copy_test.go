@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	store "github.com/quarry-db/quarry/pkg/bucket"
 	"github.com/quarry-db/quarry/pkg/slatedb"
@@ -239,7 +241,7 @@ func TestACopyThatIsOvertakenCommitsNothing(t *testing.T) {
 // state it is in: codecs, clones with their parents' tables, segments.
 func TestCopiesOfWhatTheRealCoresLeft(t *testing.T) {
 	for _, f := range []struct{ fixture, root string }{
-		{"0.12.1/codec-zstd", "db"}, {"0.13.1/versions", "db"}, {"0.14.1/clone", "clone"}, {"0.15.0/compacted", "db"},
+		{"0.12.1/codec-zstd", "db"}, {"0.13.1/versions", "db"}, {"0.14.1/clone", "clone"}, {"0.14.1/projection", "clone"}, {"0.17.0/projection", "clone"}, {"0.15.0/compacted", "db"},
 		{"0.16.0/segments", "db"}, {"0.17.0/clone", "clone"}, {"0.17.0/fenced", "db"}, {"0.18.0/mixed", "db"}, {"0.18.0/aligned", "db"},
 	} {
 		t.Run(f.fixture, func(t *testing.T) {
@@ -384,4 +386,51 @@ func sameManifest(a, b *manifest.Manifest) bool {
 	p, err1 := manifest.Encode(x)
 	q, err2 := manifest.Encode(y)
 	return err1 == nil && err2 == nil && string(p) == string(q)
+}
+
+// slow takes its time over each table.
+type slow struct {
+	slatedb.AdminStore
+	t    *testing.T
+	each time.Duration
+}
+
+func (s *slow) Get(ctx context.Context, key string) ([]byte, error) {
+	if strings.Contains(key, "/compacted/") {
+		time.Sleep(s.each)
+		h, err := slatedb.Latest(ctx, s.AdminStore, "db")
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range h.Manifest.Checkpoints {
+			if c.Expired(time.Now()) {
+				s.t.Errorf("the checkpoint that holds the source expired at %v, it is %v", c.Expire, time.Now())
+			}
+		}
+		if len(h.Manifest.Checkpoints) != 1 {
+			s.t.Errorf("%d checkpoints hold the source", len(h.Manifest.Checkpoints))
+		}
+	}
+	return s.AdminStore.Get(ctx, key)
+}
+
+// However long a copy takes, its source is held until it is whole.
+func TestACopyHoldsItsSourceForAsLongAsItTakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from := memory(t)
+		want := lively(t, from)
+		to := memory(t)
+		start := time.Now()
+		if _, err := admin(&slow{from, t, 5 * time.Hour}).Copy(t.Context(), slatedb.CopyOptions{To: to, ToRoot: "db"}); err != nil {
+			t.Fatal(err)
+		}
+		if time.Since(start) < 5*time.Hour {
+			t.Errorf("it took %v", time.Since(start))
+		}
+		equalRows(t, "the copy", contents(t, to), want)
+		h, err := slatedb.Latest(t.Context(), from, "db")
+		if err != nil || len(h.Manifest.Checkpoints) > 0 {
+			t.Errorf("held afterwards: %v %v", h.Manifest.Checkpoints, err)
+		}
+	})
 }

@@ -44,7 +44,7 @@ func (a *Admin) Fence(ctx context.Context, o FenceOptions) (Fence, error) {
 		if err := writable(h, a.WALStore != nil); err != nil {
 			return err
 		}
-		last, err := walEnd(ctx, a.walStore(), a.Root, m, a.WALStore != nil)
+		last, err := a.walEnd(ctx, m)
 		if err != nil {
 			return err
 		}
@@ -96,7 +96,7 @@ func (a *Admin) Fence(ctx context.Context, o FenceOptions) (Fence, error) {
 // the database.
 func (a *Admin) blockWAL(ctx context.Context, h *Head) (uint64, error) {
 	walStore := a.walStore()
-	id, err := walEnd(ctx, walStore, a.Root, h.Manifest, a.WALStore != nil)
+	id, err := a.walEnd(ctx, h.Manifest)
 	if err != nil {
 		return 0, err
 	}

@@ -160,7 +160,7 @@ func (s *Sight) unmarked() bool {
 	if s.WALNamed || m.WALStoreMarked || max(m.WALLastSeen, m.ReplayAfterWAL) == 0 {
 		return false
 	}
-	if len(m.ExternalDBs) > 0 && m.WALLastSeen <= m.ReplayAfterWAL {
+	if begun(m) {
 		return false
 	}
 	return !slices.ContainsFunc(s.WAL, func(o Stored) bool {
