@@ -35,7 +35,8 @@ type CollectOptions struct {
 	// One call at a time; nil: nobody is told.
 	Progress func(done, total int, key string)
 
-	only map[string]bool // keys of Only
+	only map[string]bool               // keys of Only
+	read map[uint64]*manifest.Manifest // manifests that were read; they do not change
 }
 
 func (o *CollectOptions) complete() error {
@@ -45,6 +46,7 @@ func (o *CollectOptions) complete() error {
 	set(&o.MinAge, 15*time.Minute)
 	set(&o.FenceAge, 24*time.Hour)
 	o.FenceAge = max(o.FenceAge, o.MinAge)
+	o.read = map[uint64]*manifest.Manifest{}
 	if o.Only != nil {
 		o.only = map[string]bool{}
 		for _, g := range o.Only {
@@ -143,7 +145,7 @@ func (a *Admin) holdings(ctx context.Context, o *CollectOptions, now time.Time) 
 			continue
 		}
 		// That of the newest manifest too: as a checkpoint it also holds WAL.
-		pinned, err := readManifest(ctx, a.Store, ManifestKey(a.Root, c.ManifestID))
+		pinned, err := a.readOnce(ctx, o, c.ManifestID)
 		if errors.Is(err, ErrMissing) && c.Expired(now) {
 			continue // it had lapsed: a collector, ours or SlateDB's, was here
 		}
@@ -169,22 +171,23 @@ func (a *Admin) lapsed(ctx context.Context, h *Head, c manifest.Checkpoint, all 
 		return false, nil
 	}
 	since := now.Add(-c.Lifetime() - o.MinAge)
-	var witnesses []uint64
-	newest := uint64(0)
+	// The newest one that is old enough tells of most of them; after a
+	// collection the one that it pins may be the only one left.
+	var newest, own uint64
 	for _, m := range all {
 		id, ok := ParseManifestKey(a.Root, m.Key)
 		if !ok || id > h.ID || !m.Modified.Before(since) {
 			continue
 		}
 		if newest = max(newest, id); id == c.ManifestID {
-			witnesses = append(witnesses, id)
+			own = id
 		}
 	}
-	if newest > 0 {
-		witnesses = append(witnesses, newest)
-	}
-	for _, id := range witnesses {
-		m, err := readManifest(ctx, a.Store, ManifestKey(a.Root, id))
+	for _, id := range []uint64{newest, own} {
+		if id == 0 {
+			continue
+		}
+		m, err := a.readOnce(ctx, o, id)
 		if errors.Is(err, ErrMissing) || undecodable(err) {
 			continue
 		}
@@ -196,6 +199,18 @@ func (a *Admin) lapsed(ctx context.Context, h *Head, c manifest.Checkpoint, all 
 		}
 	}
 	return false, nil
+}
+
+// readOnce reads a manifest, once in a pass.
+func (a *Admin) readOnce(ctx context.Context, o *CollectOptions, id uint64) (*manifest.Manifest, error) {
+	if m := o.read[id]; m != nil {
+		return m, nil
+	}
+	m, err := readManifest(ctx, a.Store, ManifestKey(a.Root, id))
+	if err == nil {
+		o.read[id] = m
+	}
+	return m, err
 }
 
 // planCollection lists the objects and divides them.

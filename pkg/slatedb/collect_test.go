@@ -15,8 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/oklog/ulid/v2"
 
+	store "github.com/quarry-db/quarry/pkg/bucket"
 	"github.com/quarry-db/quarry/pkg/slatedb"
 	"github.com/quarry-db/quarry/pkg/slatedb/manifest"
 )
@@ -442,4 +444,31 @@ func (s *stopsDeleting) Delete(ctx context.Context, key string) error {
 		return errDown
 	}
 	return s.AdminStore.Delete(ctx, key)
+}
+
+// A compactor leaves a checkpoint at every compaction, and where nobody collects
+// there are thousands: a pass must not read as many manifests.
+func TestAPassOverManyLapsedCheckpointsIsCheap(t *testing.T) {
+	a, dir := aged(t, "0.17.0/compacted", 48*time.Hour)
+	const many = 300
+	rewrite(t, a, func(m *manifest.Manifest) {
+		for range many {
+			m.Checkpoints = append(m.Checkpoints, manifest.Checkpoint{
+				ID: uuid.New(), ManifestID: 2, Create: time.Now().Add(-48 * time.Hour).Truncate(time.Second), Expire: time.Now().Add(-47 * time.Hour).Truncate(time.Second),
+			})
+		}
+	})
+	at := time.Now().Add(-40 * time.Hour)
+	if err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Chtimes(path, at, at)) }); err != nil {
+		t.Fatal(err)
+	}
+	b := a.Store.(*store.Bucket)
+	start := b.Requests()
+	gone, err := a.Collect(t.Context(), slatedb.CollectOptions{})
+	if err != nil || classes(gone.Garbage)[slatedb.ClassManifest] == 0 {
+		t.Fatalf("%v %v", gone.Garbage, err)
+	}
+	if cost := b.Requests().Since(start); cost.Get > 60 {
+		t.Errorf("%d checkpoints cost %+v", many, cost)
+	}
 }

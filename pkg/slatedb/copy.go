@@ -99,7 +99,7 @@ func (a *Admin) Copy(ctx context.Context, o CopyOptions) (Copied, error) {
 // prolongs until release, which ends that and removes it.
 func (a *Admin) holdSource(ctx context.Context, checkpoint, name string) (h *Head, release func() error, err error) {
 	release = func() error { return nil }
-	at := uint64(0)
+	var at uint64
 	if checkpoint != "" {
 		newest, err := Latest(ctx, a.Store, a.Root)
 		if err != nil {

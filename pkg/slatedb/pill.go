@@ -133,12 +133,12 @@ func allThere(ctx context.Context, s Store, root string, id uint64, m *manifest.
 	if err := v.each(needed(root, []pinnedState{{id, m, false}}), func(n *need) { v.present(n) }); err != nil {
 		return err
 	}
-	for _, f := range v.rep.Findings {
-		err := ErrMissing
-		if f.Code != ObjectMissing {
-			err = errors.New(f.What)
-		}
-		return &ObjectError{Key: f.Object, Err: err}
+	if len(v.rep.Findings) == 0 {
+		return nil
 	}
-	return nil
+	f, err := v.rep.Findings[0], ErrMissing
+	if f.Code != ObjectMissing {
+		err = errors.New(f.What)
+	}
+	return &ObjectError{Key: f.Object, Err: err}
 }

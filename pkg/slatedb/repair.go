@@ -300,7 +300,8 @@ func (a *Admin) restoreFilters(ctx context.Context, m *manifest.Manifest) ([]str
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range v.rep.Findings {
+	if len(v.rep.Findings) > 0 {
+		f := v.rep.Findings[0]
 		return nil, &ObjectError{Key: f.Object, Err: errors.New(f.What)}
 	}
 	keyOf := tableKeys(a.Root, m)
