@@ -45,6 +45,7 @@ func (s *State) setAside(r *region, kind, key, why string) {
 	k := factKey{catalog.FactFinding, catalog.FindingKey(f.Code, "", f.Object)}
 	if old := r.said[k]; old != nil && !old.gone && old.finding.What == f.What {
 		old.leaving = false
+		delete(r.leaving, old)
 		return
 	}
 	s.place(r, &said{key: k, finding: f, since: s.mono})

@@ -34,9 +34,11 @@ type said struct {
 	finding      *catalog.Finding
 }
 
-// seat is a root of a region and everything that is known about it.
+// seat is a root of a region and everything that is known about it, for the
+// length of a step; see [State.seatAt].
 type seat struct {
 	root string
+	kept
 
 	// content is the last sighting that had any; nil: never seen. After it is
 	// settled it points into row, with the name that the agent gave apart.
@@ -53,16 +55,9 @@ type seat struct {
 	presenceRev catalog.Revision
 	agentStart  uint64 // who brought the content
 
-	said []*said
-
-	// Of a step alone; see seatAt.
-	warm   bool
 	hidden view.Hidden
-	doubt  bool // what is known of it is told again
-
-	looks     map[string]look // unnamed checkpoints, by id
-	due       time.Duration
-	conflicts []string // ids of registrations that differ from the standing one
+	doubt  bool          // what is known of it is told again
+	next   time.Duration // when to look at it again without news; 0: no need
 
 	declaredGone   bool
 	movedSinceGone bool
@@ -71,12 +66,19 @@ type seat struct {
 	row     *catalog.Placement // as the view has it; nil: none
 }
 
-// look is how long a checkpoint has looked the same.
-type look struct {
-	manifest uint64
-	expires  time.Time
-	since    time.Duration
-	lapsed   bool
+// kept is what is remembered of a root beside its row when the step is over.
+type kept struct {
+	said []*said
+	// since is since when its unnamed checkpoints look as they do, in the order
+	// of the row; those it does not reach look so since the hub began.
+	since     []time.Duration
+	due       time.Duration // the deadline it has; 0: none
+	late      bool          // it is looked at again when its region can be seen
+	conflicts []string      // ids of registrations that differ from the standing one
+}
+
+func (k *kept) empty() bool {
+	return len(k.said) == 0 && len(k.since) == 0 && k.due == 0 && !k.late && len(k.conflicts) == 0
 }
 
 // newer says whether b may follow a. Of one start the counter decides; a
@@ -385,12 +387,16 @@ func (s *State) place(r *region, sd *said) {
 			r.leases[sd.lease.Slate] = of
 		}
 		of[sd.key.key] = sd
-		s.b.SetLease(&view.Lease{Region: r.name, Key: sd.key.key, Lease: *sd.lease})
+		row := &view.Lease{Region: r.name, Key: sd.key.key, Lease: *sd.lease}
+		s.b.SetLease(row)
+		sd.lease = &row.Lease // one, not two
 		s.touchSlate(r, sd.lease.Slate)
 		return
 	case sd.registration != nil:
 		sd.root = strings.Trim(sd.registration.Root, "/")
-		s.b.SetRegistration(&view.Registration{Region: r.name, Registration: *sd.registration})
+		row := &view.Registration{Region: r.name, Registration: *sd.registration}
+		s.b.SetRegistration(row)
+		sd.registration = &row.Registration
 		if sd.root == "" {
 			of := r.rootless[sd.registration.Slate]
 			if of == nil {
@@ -406,7 +412,7 @@ func (s *State) place(r *region, sd *said) {
 	case sd.finding != nil:
 		sd.root = sd.finding.Root
 	}
-	s.seat(r, sd.root).put(sd)
+	s.keep(r, sd.root).put(sd)
 	s.touch(r, sd.root)
 }
 
@@ -418,7 +424,7 @@ func (s *State) withdraw(r *region, sd *said, at catalog.Revision) {
 	case sd.lease != nil:
 		s.touchSlate(r, sd.lease.Slate)
 		if s.shownAsLastSeen(r, sd.lease.Slate) {
-			sd.leaving = true
+			s.leave(r, sd)
 			return
 		}
 		s.unseat(r, sd)
@@ -426,9 +432,18 @@ func (s *State) withdraw(r *region, sd *said, at catalog.Revision) {
 		s.touchRegistered(r, sd.registration.Slate)
 		s.unseat(r, sd)
 	default:
-		sd.leaving = true
+		s.leave(r, sd)
 		s.touch(r, sd.root)
 	}
+}
+
+// leave marks a statement that is withdrawn and still shown.
+func (s *State) leave(r *region, sd *said) {
+	sd.leaving = true
+	if r.leaving == nil {
+		r.leaving = map[*said]bool{}
+	}
+	r.leaving[sd] = true
 }
 
 // unseat removes a statement from everywhere but the memory that it is gone.
@@ -451,10 +466,11 @@ func (s *State) unseat(r *region, sd *said) {
 	case sd.finding != nil:
 		s.b.RemoveFinding(r.name, sd.finding.Code, sd.finding.Root, sd.finding.Object)
 	}
-	if st := r.seats[sd.root]; st != nil {
-		st.drop(sd.key)
+	if k := s.keptOf(r, sd.root); k != nil {
+		k.drop(sd.key)
 		s.touch(r, sd.root)
 	}
+	delete(r.leaving, sd)
 	sd.restore, sd.registration, sd.lease, sd.finding = nil, nil, nil, nil
 	sd.gone, sd.leaving = true, false
 }

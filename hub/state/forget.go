@@ -64,8 +64,13 @@ func (s *State) vacate(r *region, st *seat) {
 			}
 		}
 	}
+	if st.due != 0 {
+		s.due.Delete(deadline{st.due, s.b.Slot(r.name, st.root)})
+	}
 	s.b.RemovePlacement(r.name, st.root)
-	st.content, st.row, st.looks, st.movedAt = nil, nil, nil, nil
+	delete(r.names, st.root)
+	st.content, st.row, st.since, st.movedAt = nil, nil, nil, nil
+	st.due, st.next, st.late = 0, 0, false
 	st.presence, st.presenceWhy = "", ""
 	st.name, st.hidden = "", view.Hidden{}
 	st.contentRev, st.presenceRev = catalog.Revision{}, catalog.Revision{}

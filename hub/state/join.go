@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
@@ -81,38 +82,41 @@ func differs(a, b *catalog.Registration) string {
 // seen, is listed and no longer counted.
 func (s *State) readers(r *region, st *seat, row *catalog.Placement) {
 	row.Readers = []catalog.Reader{}
+	st.late = false
 	var next time.Duration
 	lapses := func(since, life time.Duration) bool {
 		at := max(since, r.freshSince) + life + s.cfg.ReaderMargin
 		if r.rowsStale {
-			return false // nobody looked
+			st.late = true // nobody looked
+			return false
 		}
 		if at > s.mono && (next == 0 || at < next) {
 			next = at
 		}
 		return at <= s.mono
 	}
-	var looks map[string]look
+	before := st.looks()
+	var since []time.Duration
 	for _, c := range row.Checkpoints {
 		if c.Name != "" {
 			continue
 		}
-		l := look{manifest: c.ManifestID, expires: timeOf(c.Expires), since: s.mono}
-		if was, ok := st.looks[c.ID]; ok && was.manifest == l.manifest && was.expires.Equal(l.expires) {
-			l.since, l.lapsed = was.since, was.lapsed
+		at, lapsed := s.mono, false
+		if was, ok := before(c.ID); ok && was.manifest == c.ManifestID && was.expires.Equal(timeOf(c.Expires)) {
+			at, lapsed = was.since, was.lapsed
 		}
-		if !l.lapsed && c.Expires != nil && c.Created != nil {
-			l.lapsed = lapses(l.since, max(0, c.Expires.Sub(*c.Created)))
+		if !lapsed && c.Expires != nil && c.Created != nil {
+			lapsed = lapses(at, max(0, c.Expires.Sub(*c.Created)))
 		}
-		if looks == nil {
-			looks = map[string]look{}
-		}
-		looks[c.ID] = l
+		since = append(since, at)
 		row.Readers = append(row.Readers, catalog.Reader{
-			ID: c.ID, ManifestID: c.ManifestID, Expires: c.Expires, From: "checkpoint", Looks: c.Looks, Lapsed: l.lapsed,
+			ID: c.ID, ManifestID: c.ManifestID, Expires: c.Expires, From: "checkpoint", Looks: c.Looks, Lapsed: lapsed,
 		})
 	}
-	st.looks = looks
+	for len(since) > 0 && since[len(since)-1] == 0 {
+		since = since[:len(since)-1] // since the hub began: that goes without saying
+	}
+	st.since = since
 	row.Leases = nil
 	of := r.leases[row.Slate]
 	for _, k := range sortedKeys(of) {
@@ -125,7 +129,44 @@ func (s *State) readers(r *region, st *seat, row *catalog.Placement) {
 			row.Readers = append(row.Readers, catalog.Reader{ID: sd.lease.ID, Name: sd.lease.Holder, From: "lease", Lapsed: sd.lapsed})
 		}
 	}
-	s.wake(r, st, next)
+	st.next = next
+}
+
+// look is how long a checkpoint has looked the same.
+type look struct {
+	manifest uint64
+	expires  time.Time
+	since    time.Duration
+	lapsed   bool
+}
+
+// looks gives how the row's unnamed checkpoints looked when it was settled
+// last, by their ids.
+func (st *seat) looks() func(id string) (look, bool) {
+	if st.row == nil {
+		return func(string) (look, bool) { return look{}, false }
+	}
+	is := make(map[string]look, len(st.row.Checkpoints))
+	n := 0
+	for _, c := range st.row.Checkpoints {
+		if c.Name != "" {
+			continue
+		}
+		l := look{manifest: c.ManifestID, expires: timeOf(c.Expires)}
+		if n < len(st.since) {
+			l.since = st.since[n]
+		}
+		n++
+		is[c.ID] = l
+	}
+	for i := range st.row.Readers {
+		if rd := &st.row.Readers[i]; rd.Lapsed && rd.From == "checkpoint" {
+			l := is[rd.ID]
+			l.lapsed = true
+			is[rd.ID] = l
+		}
+	}
+	return func(id string) (l look, ok bool) { l, ok = is[id]; return l, ok }
 }
 
 // live counts the readers that have not lapsed.
@@ -138,17 +179,20 @@ func live(readers []catalog.Reader) (n int) {
 	return n
 }
 
-// wake has the seat looked at again at a time; zero: no need.
-func (s *State) wake(r *region, st *seat, at time.Duration) {
-	if st.due == at {
-		return
+// wake has the placement of a seat looked at again when that is due.
+func (s *State) wake(r *region, st *seat, slot table.Slot) {
+	if st.due != st.next {
+		if st.due != 0 {
+			s.due.Delete(deadline{st.due, slot})
+		}
+		if st.due = st.next; st.due != 0 {
+			s.due.Set(deadline{st.due, slot})
+		}
 	}
-	if st.due != 0 {
-		s.due.Delete(deadline{st.due, r.name, st.root})
-	}
-	st.due = at
-	if at != 0 {
-		s.due.Set(deadline{at, r.name, st.root})
+	if st.late {
+		if k := r.kept[st.root]; k == nil || !k.late {
+			r.late = append(r.late, slot)
+		}
 	}
 }
 

@@ -43,14 +43,12 @@ func (s *State) quick(r *region, p *session, f *catalog.Fact) bool {
 // ready reports whether the placement at a slot may be moved the short way,
 // and what its agent calls it.
 func (s *State) ready(r *region, p *session, slot table.Slot, root string) (name string, ok bool) {
+	if r.seats[root] != nil {
+		return "", false // something else of this step is on its way
+	}
 	name = s.b.Name(slot)
-	if st := r.seats[root]; st != nil {
-		if st.warm {
-			return "", false // something else of this step is on its way
-		}
-		if st.name != "" {
-			name = st.name
-		}
+	if other, is := r.names[root]; is {
+		name = other
 	}
 	start, flags := s.b.Kept(slot)
 	return name, start == p.start && flags == 0

@@ -7,13 +7,21 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
 // region is what the hub knows of one region of the set.
 type region struct {
 	name  string
-	seats map[string]*seat // by root; the seat of "" has what is about no root
+	// By root; that of "" has what is about no root. Seats are of this step.
+	seats map[string]*seat
+	kept  map[string]*kept
+	names map[string]string // what the agent calls those that go by another name
+	// late are placements to look at again when the region can be seen: readers
+	// of them may lapse.
+	late    []table.Slot
+	leaving map[*said]bool // withdrawn and still shown
 
 	leases map[string]map[string]*said // by slate, then by the fact's key
 	// rootless are deregistrations that name a slate and no root, by slate.
@@ -170,7 +178,7 @@ func (s *State) judgeRows(r *region) {
 			r.rowsStale, r.rowsWhy = false, ""
 			r.freshSince = s.mono
 			s.b.StaleRegion(r.name, false, "", s.wall)
-			s.touchWaiting(r)
+			s.touchLeaving(r)
 		}
 	}
 }

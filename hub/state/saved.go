@@ -8,6 +8,7 @@ import (
 
 	"github.com/tidwall/btree"
 
+	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/regions"
@@ -63,7 +64,7 @@ func New(cfg Config, saved Saved, now time.Time) *State {
 	s.names = s.set.Names()
 	for _, n := range s.names {
 		s.regions[n] = &region{
-			name: n, seats: map[string]*seat{}, leases: map[string]map[string]*said{}, rootless: map[string]map[string]*said{},
+			name: n, seats: map[string]*seat{}, kept: map[string]*kept{}, names: map[string]string{}, leases: map[string]map[string]*said{}, rootless: map[string]map[string]*said{},
 			pins: map[string]map[string]bool{}, said: map[factKey]*said{}, clusters: map[string]*cluster{}, since: s.wall, shedAt: maxGone,
 		}
 		s.stirred[n] = true
@@ -150,8 +151,8 @@ func (s *State) load(v *SavedView) {
 		}
 		s.b.SetFinding(row)
 		if row.Code == conflictCode {
-			st := s.seat(r, row.Root)
-			st.conflicts = append(st.conflicts, row.Object)
+			k := s.keep(r, row.Root)
+			k.conflicts = append(k.conflicts, row.Object)
 			continue
 		}
 		s.place(r, &said{key: factKey{catalog.FactFinding, catalog.FindingKey(row.Code, row.Root, row.Object)}, finding: row})
@@ -161,13 +162,20 @@ func (s *State) load(v *SavedView) {
 			s.place(r, &said{key: factKey{catalog.FactRegistration, row.ID}, registration: &row.Registration})
 		}
 	}
+	if v.Tables != nil {
+		clear(s.seats) // saved rows are settled: nothing needs to be looked at again
+	}
 	for _, row := range v.Leases {
 		if r := s.regions[row.Region]; r != nil {
 			s.place(r, &said{key: factKey{catalog.FactLease, row.Key}, lease: &row.Lease})
 		}
 	}
 	if v.Tables != nil {
-		// Saved rows are settled: nothing needs to be looked at again.
+		for k := range s.seats { // leases may lapse
+			if slot := s.b.Slot(k.region, k.root); slot != table.None {
+				s.regions[k.region].late = append(s.regions[k.region].late, slot)
+			}
+		}
 		clear(s.seats)
 		clear(s.slates)
 		s.cool()
@@ -192,41 +200,28 @@ func (s *State) adopt(v *SavedView) {
 	for _, r := range s.regions {
 		r.placements, r.missing = s.b.Count(r.name)
 	}
-	for _, slot := range slices.Collect(s.b.Special()) {
-		row := s.b.PlacementAt(slot)
-		r := s.regions[row.Region]
+	t := s.b.PlacementTable()
+	checkpoints, external := t.Schema().Col("checkpoints"), t.Schema().Col("external")
+	for slot := range s.b.Special() {
+		c, i := t.At(slot)
+		id := t.Ident(slot)
+		r := s.regions[id.Region]
 		if r == nil {
 			continue
 		}
-		if looks := looksOf(row); looks != nil {
-			s.seat(r, row.Root).looks = looks
+		points, _ := c.Object(checkpoints, i).([]catalog.Checkpoint)
+		if slices.ContainsFunc(points, func(c catalog.Checkpoint) bool { return c.Name == "" && c.Expires != nil }) {
+			r.late = append(r.late, slot)
 		}
-		for _, x := range row.External {
+		borrows, _ := c.Object(external, i).([]catalog.ExternalDB)
+		for _, x := range borrows {
 			parent := strings.Trim(x.Path, "/")
 			if r.pins[parent] == nil {
 				r.pins[parent] = map[string]bool{}
 			}
-			r.pins[parent][row.Root] = true
+			r.pins[parent][id.Root] = true
 		}
 	}
-}
-
-// looksOf is how the unnamed checkpoints of a saved row looked.
-func looksOf(row *catalog.Placement) map[string]look {
-	var looks map[string]look
-	lapsed := map[string]bool{}
-	for _, rd := range row.Readers {
-		lapsed[rd.ID] = rd.Lapsed
-	}
-	for _, c := range row.Checkpoints {
-		if c.Name == "" {
-			if looks == nil {
-				looks = map[string]look{}
-			}
-			looks[c.ID] = look{manifest: c.ManifestID, expires: timeOf(c.Expires), lapsed: lapsed[c.ID]}
-		}
-	}
-	return looks
 }
 
 // seatSaved gives a saved placement its seat.
@@ -236,7 +231,6 @@ func (s *State) seatSaved(r *region, row *catalog.Placement) {
 	st.observed = row.ObservedAt
 	st.presence, st.presenceWhy = row.Seen, row.Reason
 	st.movedSinceGone = strings.Contains(row.Disagreement, movingText)
-	st.looks = looksOf(row)
 	r.placements++
 	if row.Seen == catalog.SeenMissing {
 		r.missing++

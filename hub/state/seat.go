@@ -10,9 +10,9 @@ import (
 
 // Between steps nothing is kept of most roots but their row in the view and
 // what lies beside it in hidden columns. A seat is made of these when
-// something happens at the root, and put back at the end of the step; it stays
-// in region.seats only when there is more to remember: statements, readers'
-// looks, a deadline.
+// something happens at the root, and put back at the end of the step; only
+// when there is more to remember (statements, readers' looks, a deadline) that
+// stays in region.kept.
 
 // Flags that are kept beside a row.
 const (
@@ -24,32 +24,45 @@ const (
 
 // seatAt is the seat of a root; nil when nothing is known of it.
 func (s *State) seatAt(r *region, root string) *seat {
-	st := r.seats[root]
-	if st == nil {
-		if s.b.Slot(r.name, root) == table.None {
-			return nil
-		}
-		st = &seat{root: root}
-		r.seats[root] = st
+	if st := r.seats[root]; st != nil {
+		return st
 	}
-	s.warmUp(r, st)
-	return st
+	slot, k := s.b.Slot(r.name, root), r.kept[root]
+	if slot == table.None && k == nil {
+		return nil
+	}
+	return s.warmUp(r, root, slot, k)
 }
 
 // seat is the seat of a root, made when there is none.
 func (s *State) seat(r *region, root string) *seat {
-	st := s.seatAt(r, root)
-	if st == nil {
-		st = &seat{root: root}
-		r.seats[root] = st
-		s.warmUp(r, st)
+	if st := r.seats[root]; st != nil {
+		return st
 	}
-	return st
+	return s.warmUp(r, root, s.b.Slot(r.name, root), r.kept[root])
 }
 
 // known reports whether anything is known of a root.
 func (s *State) known(r *region, root string) bool {
-	return r.seats[root] != nil || s.b.Slot(r.name, root) != table.None
+	return r.seats[root] != nil || r.kept[root] != nil || s.b.Slot(r.name, root) != table.None
+}
+
+// keptOf is what is remembered of a root, to be changed; nil: nothing.
+func (s *State) keptOf(r *region, root string) *kept {
+	if st := r.seats[root]; st != nil {
+		return &st.kept
+	}
+	return r.kept[root]
+}
+
+// keep is [State.keptOf], begun when there is nothing.
+func (s *State) keep(r *region, root string) *kept {
+	k := s.keptOf(r, root)
+	if k == nil {
+		k = &kept{}
+		r.kept[root] = k
+	}
+	return k
 }
 
 type warmSeat struct {
@@ -57,20 +70,21 @@ type warmSeat struct {
 	st *seat
 }
 
-func (s *State) warmUp(r *region, st *seat) {
-	if st.warm {
-		return
-	}
-	st.warm = true
+func (s *State) warmUp(r *region, root string, slot table.Slot, k *kept) *seat {
+	st := &seat{root: root}
+	r.seats[root] = st
 	s.warm = append(s.warm, warmSeat{r, st})
-	slot := s.b.Slot(r.name, st.root)
+	if k != nil {
+		st.kept = *k
+		st.next = k.due
+	}
 	if slot == table.None {
-		return
+		return st
 	}
 	st.row = s.b.PlacementAt(slot)
-	st.content = &st.row.Sighting
-	if st.name == "" {
-		st.name = st.row.Slate
+	st.content, st.name = &st.row.Sighting, st.row.Slate
+	if name, other := r.names[root]; other {
+		st.name = name
 	}
 	st.observed, st.presence, st.presenceWhy = st.row.ObservedAt, st.row.Seen, st.row.Reason
 	st.movedAt = s.b.MovedAt(slot)
@@ -79,15 +93,14 @@ func (s *State) warmUp(r *region, st *seat) {
 	st.contentRev, st.presenceRev, st.agentStart = h.Content, h.Presence, h.Start
 	st.bare, st.heardOf = h.Flags&flagBare != 0, h.Flags&flagHeardOf != 0
 	st.declaredGone, st.movedSinceGone = h.Flags&flagDeclaredGone != 0, h.Flags&flagMovedSinceGone != 0
+	return st
 }
 
 // cool puts the seats of this step back.
 func (s *State) cool() {
 	for _, w := range s.warm {
 		r, st := w.r, w.st
-		st.warm = false
-		slot := s.b.Slot(r.name, st.root)
-		if slot != table.None {
+		if slot := s.b.Slot(r.name, st.root); slot != table.None {
 			h := st.hidden
 			h.Content, h.Presence, h.Start, h.Flags = st.contentRev, st.presenceRev, st.agentStart, 0
 			for _, f := range [...]struct {
@@ -102,11 +115,28 @@ func (s *State) cool() {
 			if st.movedAt != nil {
 				s.b.SetMovedAt(slot, *st.movedAt)
 			}
+			s.wake(r, st, slot)
+			if st.name != s.b.Name(slot) {
+				r.names[st.root] = st.name
+			} else {
+				delete(r.names, st.root)
+			}
 		}
-		st.row, st.content, st.doubt = nil, nil, false
-		if len(st.said) == 0 && len(st.looks) == 0 && st.due == 0 && len(st.conflicts) == 0 && r.seats[st.root] == st {
-			delete(r.seats, st.root)
+		if k := r.kept[st.root]; st.kept.empty() {
+			delete(r.kept, st.root)
+		} else if k != nil {
+			*k = st.kept
+		} else {
+			r.kept[st.root] = &kept{st.said, st.since, st.due, st.late, st.conflicts}
 		}
+	}
+	if len(s.warm) > 1000 { // a map keeps its room
+		for _, w := range s.warm {
+			w.r.seats = map[string]*seat{}
+		}
+	}
+	for _, w := range s.warm {
+		delete(w.r.seats, w.st.root)
 	}
 	clear(s.warm)
 	s.warm = s.warm[:0]
@@ -124,7 +154,7 @@ func (s *State) hold(r *region, k factKey, counter uint64, sum catalog.Sum) {
 		old = heldSum{apart.Counter, apart.Sum}
 	}
 	if k.kind == catalog.FactPlacement {
-		if w := r.seats[k.key]; w != nil && w.warm {
+		if w := r.seats[k.key]; w != nil {
 			if st = w; apart == nil {
 				old = heldSum{st.hidden.Counter, st.hidden.Sum}
 			}
@@ -161,7 +191,7 @@ func (s *State) letGo(r *region, k factKey) {
 
 // heldOf is what is counted of a placement's record.
 func (s *State) heldOf(r *region, root string) (counter uint64, sum catalog.Sum) {
-	if st := r.seats[root]; st != nil && st.warm {
+	if st := r.seats[root]; st != nil {
 		return st.hidden.Counter, st.hidden.Sum
 	}
 	if slot := s.b.Slot(r.name, root); slot != table.None {
@@ -193,11 +223,11 @@ func (s *State) releaseAll(r *region) {
 }
 
 // put adds a statement, in the place of the one with its key.
-func (st *seat) put(sd *said) {
-	st.drop(sd.key)
-	st.said = append(st.said, sd)
+func (k *kept) put(sd *said) {
+	k.drop(sd.key)
+	k.said = append(k.said, sd)
 }
 
-func (st *seat) drop(k factKey) {
-	st.said = slices.DeleteFunc(st.said, func(sd *said) bool { return sd.key == k })
+func (k *kept) drop(key factKey) {
+	k.said = slices.DeleteFunc(k.said, func(sd *said) bool { return sd.key == key })
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tidwall/btree"
 
+	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/regions"
@@ -123,16 +124,20 @@ type State struct {
 
 type seatKey struct{ region, root string }
 
-// deadline is when a seat has to be looked at again without news: a reader of
-// it may have lapsed.
+// deadline is when a placement has to be looked at again without news: a reader
+// of it may have lapsed.
 type deadline struct {
-	at           time.Duration
-	region, root string
+	at   time.Duration
+	slot table.Slot
 }
 
 func (d deadline) less(o deadline) bool {
-	return cmp.Or(cmp.Compare(d.at, o.at), cmp.Compare(d.region, o.region), cmp.Compare(d.root, o.root)) < 0
+	return d.at < o.at || d.at == o.at && d.slot < o.slot
 }
+
+// patience bounds how many placements a tick looks at again: what is due later
+// than it might be holds back a moment longer.
+const patience = 1000
 
 // Step takes one event into account. It is total and deterministic: the same
 // state, event and time give the same result, and no event is an error of the
@@ -216,17 +221,32 @@ func (s *State) tick() {
 		s.stirred[n] = true
 		s.relieve(s.regions[n])
 	}
-	for {
+	for range patience {
 		d, some := s.due.Min()
 		if !some || d.at > s.mono {
-			return
+			break
 		}
 		s.due.Delete(d)
-		if r := s.regions[d.region]; r != nil {
-			if st := s.seatAt(r, d.root); st != nil {
-				st.due = 0
-				s.touch(r, d.root)
+		if id := s.b.PlacementTable().Ident(d.slot); id != nil {
+			r := s.regions[id.Region]
+			s.keep(r, id.Root).due = 0
+			s.touch(r, id.Root)
+		}
+	}
+	for _, n := range s.names {
+		r := s.regions[n]
+		if r.rowsStale {
+			continue
+		}
+		for n := min(len(r.late), patience); n > 0; n-- {
+			slot := r.late[len(r.late)-1]
+			r.late = r.late[:len(r.late)-1]
+			if id := s.b.PlacementTable().Ident(slot); id != nil && id.Region == r.name {
+				s.touch(r, id.Root)
 			}
+		}
+		if len(r.late) == 0 {
+			r.late = nil
 		}
 	}
 }
@@ -245,7 +265,7 @@ func (s *State) touch(r *region, root string) { s.seats[seatKey{r.name, root}] =
 // touchAll has everything of a region settled anew. It costs by the number of
 // rows: only for a beginning.
 func (s *State) touchAll(r *region) {
-	for root := range r.seats {
+	for root := range r.kept {
 		s.touch(r, root)
 	}
 	for root := range s.b.Roots(r.name) {
@@ -253,20 +273,13 @@ func (s *State) touchAll(r *region) {
 	}
 }
 
-// touchWaiting has those seats of a region settled anew for which it matters
-// that somebody can see again: statements on their way out, leases. Readers by
-// checkpoints have at least the margin from now on.
-func (s *State) touchWaiting(r *region) {
-	for _, st := range r.seats {
-		if len(st.looks) > 0 && st.due == 0 {
-			s.wake(r, st, s.mono+s.cfg.ReaderMargin)
-		}
-	}
-	for slate := range r.leases {
-		s.touchSlate(r, slate)
-	}
-	for _, sd := range r.said {
-		if sd.leaving && sd.lease == nil {
+// touchLeaving has those seats of a region settled anew where something is
+// withdrawn and still shown, for nobody could see.
+func (s *State) touchLeaving(r *region) {
+	for sd := range r.leaving {
+		if sd.lease != nil {
+			s.touchSlate(r, sd.lease.Slate)
+		} else {
 			s.touch(r, sd.root)
 		}
 	}
