@@ -262,7 +262,7 @@ func TestT2_FlappingLinks(t *testing.T) {
 // tell everything, in turn, and the hub does not swell.
 func TestT10_T11_TheHerd(t *testing.T) {
 	seed := seedOf(t)
-	agents, slates := soak(1000, 1000), soak(100, 1000)
+	agents, slates := 1000, soak(20, 100)
 	h := startHerd(t, agents, slates, seed, "--beat", "1s", "--stale-after", "60s")
 	first := h.agents.Traffic().Sent
 	h.awaitGreen(t, time.Minute)

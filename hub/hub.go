@@ -46,16 +46,17 @@ type Config struct {
 var ErrStopped = errors.New("the hub has stopped")
 
 const (
-	tickEvery  = time.Second
-	checkEvery = 10 * time.Second // how often to look for another hub
-	storeWait  = 5 * time.Second  // how long the loop waits for the store
-	storeRest  = 10 * time.Second // and leaves it alone after that
-	finalWait  = 30 * time.Second // for the last save
-	batchLimit = 256              // events taken before they are published
-	saveSoon   = time.Second      // after a change, when none was saved lately
-	checkWait  = 20 * time.Second // for a look at the store, or a save
-	saveShare  = 20               // times as long as a save took the next one waits at least
-	maxOwed    = 4096             // events in one record
+	tickEvery    = time.Second
+	checkEvery   = 10 * time.Second      // how often to look for another hub
+	storeWait    = 5 * time.Second       // how long the loop waits for the store
+	storeRest    = 10 * time.Second      // and leaves it alone after that
+	finalWait    = 30 * time.Second      // for the last save
+	batchLimit   = 256                   // events taken before they are published
+	saveSoon     = time.Second           // after a change, when none was saved lately
+	checkWait    = 20 * time.Second      // for a look at the store, or a save
+	publishEvery = 20 * time.Millisecond // at most; the first news after a rest at once
+	saveShare    = 20                    // times as long as a save took the next one waits at least
+	maxOwed      = 4096                  // events in one record
 )
 
 // Hub is a running hub, or one about to run.
@@ -74,10 +75,12 @@ type Hub struct {
 	newer   chan struct{} // closed when a newer view is published
 
 	// Of the loop alone.
-	owed     []state.Record // not durable yet, in order
-	held     []state.Send   // waiting for a region set to become durable
-	restTill time.Time
-	failing  bool
+	owed      []state.Record   // not durable yet, in order
+	held      []state.Send     // waiting for a region set to become durable
+	published time.Time        // when a view last was
+	due       <-chan time.Time // when the next has to be; nil: nothing is new
+	restTill  time.Time
+	failing   bool
 
 	stats struct{ events, failures, unsaved, savedAt atomic.Int64 }
 }
@@ -232,6 +235,8 @@ func (h *Hub) Run(ctx context.Context) error {
 			if err := h.take(ctx, letter{event: state.Tick{}}); err != nil {
 				return err
 			}
+		case <-h.due:
+			h.publish()
 		case <-h.emptied:
 			if err := h.recordAnew(ctx); err != nil {
 				return err
@@ -281,7 +286,13 @@ func (h *Hub) take(ctx context.Context, l letter) error {
 		return err
 	}
 	h.post(send)
-	h.publish()
+	// Publications follow each other at a distance: each costs by what it
+	// touches, and so do the sums of slates that are in many regions.
+	if rest := publishEvery - h.cfg.Now().Sub(h.published); len(answers) > 0 || rest <= 0 {
+		h.publish()
+	} else if h.due == nil {
+		h.due = time.After(rest)
+	}
 	for _, a := range answers {
 		if a.err == nil && unsaved {
 			a.err = fmt.Errorf("done, but not recorded yet: the hub's store fails; it is tried again: %w", err)
@@ -292,6 +303,7 @@ func (h *Hub) take(ctx context.Context, l letter) error {
 }
 
 func (h *Hub) publish() {
+	h.published, h.due = h.cfg.Now(), nil
 	v := h.state.View()
 	before := h.current.Swap(v)
 	if before.Seq() == v.Seq() {

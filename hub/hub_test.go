@@ -438,6 +438,7 @@ func TestAStoreThatIsEmptiedIsFilledAgain(t *testing.T) {
 		m.mu.Unlock()
 		time.Sleep(41 * time.Second)
 		h.deliver(t, state.Delta{Session: 1, Facts: []catalog.Fact{fact("orders", 2)}, Upto: rev(2)})
+		time.Sleep(time.Second) // it is published
 		before, _ := h.View().Events(0, 0)
 		h.stop()
 		if err := <-h.ended; err != nil {

@@ -154,7 +154,7 @@ type Welcome struct {
 	Ahead int
 }
 
-// Ack says that everything up to Applied is in the view.
+// Ack says that everything up to Applied is in the state, and in the next view.
 type Ack struct{ Applied catalog.Revision }
 
 // WantSnapshot asks the reporter for a snapshot.

@@ -401,39 +401,9 @@ const (
 // settleSlate sums up the placements of one name. loud: one of them says
 // something new, so the slate does.
 func (s *State) settleSlate(name string, loud bool) {
-	var row *catalog.Slate
-	for p := range s.b.PlacementsOf(name) {
-		if row == nil {
-			row = &catalog.Slate{Name: name, Kind: p.Kind, State: p.State, ObservedAt: p.ObservedAt, Regions: []string{}}
-		}
-		row.Placements++
-		if !slices.Contains(row.Regions, p.Region) {
-			row.Regions = append(row.Regions, p.Region)
-		}
-		if badness(p.State) > badness(row.State) {
-			row.State = p.State
-		}
-		if p.Registered && !row.Registered {
-			row.Registered, row.Owner, row.Labels = true, p.Owner, p.Labels
-		}
-		if p.Bytes != nil {
-			sum := *p.Bytes
-			if row.Bytes != nil {
-				sum += *row.Bytes
-			}
-			row.Bytes = &sum
-		}
-		row.Readers += uint64(live(p.Readers))
-		row.RestorePoints += p.RestorePoints
-		if p.ObservedAt.Before(row.ObservedAt) {
-			row.ObservedAt = p.ObservedAt
-		}
-	}
-	old := s.b.Slate(name)
+	row := s.b.SumSlate(name, badness)
 	if row == nil {
-		if old != nil {
-			s.b.RemoveSlate(name)
-		}
+		s.b.RemoveSlate(name)
 		return
 	}
 	s.b.SetSlate(row, !loud)

@@ -30,7 +30,7 @@ type Config struct {
 	// lease still counts as a reader; 15 minutes, longer than the slowest look
 	// of an agent (DESIGN §5: at most 10 minutes apart).
 	ReaderMargin time.Duration
-	// Tickets is how many regions may bring a snapshot at once; 4.
+	// Tickets is how many regions may bring a snapshot at once; 32.
 	Tickets int
 	// MaxEvents and MaxChanges bound the event log and the log of changed
 	// rows; zero: the defaults of package view.
@@ -43,7 +43,7 @@ func (c Config) withDefaults() Config {
 	c.SuspectAfter = min(cmp.Or(c.SuspectAfter, 3*c.Beat), c.StaleAfter)
 	c.Spread = cmp.Or(c.Spread, 2*c.Beat)
 	c.ReaderMargin = cmp.Or(c.ReaderMargin, 15*time.Minute)
-	c.Tickets = cmp.Or(c.Tickets, 4)
+	c.Tickets = cmp.Or(c.Tickets, 32)
 	c.MaxEvents = cmp.Or(c.MaxEvents, view.DefaultMaxEvents)
 	return c
 }
@@ -196,6 +196,11 @@ func (s *State) Step(e Event, now time.Time) Ready {
 // View gives the state as it is after the last step. Views may be read by
 // anybody; this call belongs to the owner of the state.
 func (s *State) View() *view.View {
+	// A slate of many regions is summed up once for all that happened to it.
+	for _, n := range sortedKeys(s.slates) {
+		s.settleSlate(n, s.slates[n])
+	}
+	clear(s.slates)
 	if s.shown == nil || s.b.Touched() || !s.shown.At().Equal(s.wall) {
 		s.shown = s.b.Publish(s.wall)
 	}
@@ -309,10 +314,6 @@ func (s *State) settleAll() {
 			}
 		}
 	}
-	for _, n := range sortedKeys(s.slates) {
-		s.settleSlate(n, s.slates[n])
-	}
-	clear(s.slates)
 	for _, n := range sortedKeys(s.stirred) {
 		s.showRegion(s.regions[n])
 	}

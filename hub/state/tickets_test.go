@@ -22,7 +22,7 @@ func TestAHerdTellsInTurn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := state.New(state.Config{}, state.Saved{Regions: set}, dawn)
+	s := state.New(state.Config{Tickets: 4}, state.Saved{Regions: set}, dawn)
 	now := dawn
 	telling := map[state.SessionID]bool{}
 	hear := func(r state.Ready) {
