@@ -35,6 +35,7 @@ type CollectOptions struct {
 	// One call at a time; nil: nobody is told.
 	Progress func(done, total int, key string)
 
+	sole bool                          // the caller is the only compactor, and at rest
 	only map[string]bool               // keys of Only
 	read map[uint64]*manifest.Manifest // manifests that were read; they do not change
 }
@@ -107,7 +108,7 @@ func (a *Admin) PlanCollection(ctx context.Context, o CollectOptions) (Collectio
 // that ends between the first and the second read is in the manifest then, and
 // one that ends after both is in the compactor's state.
 func (a *Admin) holdings(ctx context.Context, o *CollectOptions, now time.Time) (*holdings, error) {
-	h := &holdings{root: a.Root, manifests: map[uint64]bool{}}
+	h := &holdings{root: a.Root, sole: o.sole, manifests: map[uint64]bool{}}
 	var err error
 	h.compactions, err = LatestCompactions(ctx, a.Store, a.Root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -116,13 +117,10 @@ func (a *Admin) holdings(ctx context.Context, o *CollectOptions, now time.Time) 
 	if h.compactions != nil && h.compactions.Compactions.UnknownFields {
 		return nil, &ObjectError{Key: CompactionsKey(a.Root, h.compactions.ID), Err: fmt.Errorf("fields that this release of quarry does not know: %w", ErrUnproven)}
 	}
-	if h.head, err = Latest(ctx, a.Store, a.Root); err != nil {
+	if h.head, err = aboveBoundary(ctx, a.Store, a.Root, nil); err != nil {
 		return nil, err
 	}
 	if err := writable(h.head, a.WALStore != nil); err != nil {
-		return nil, err
-	}
-	if err := underBoundary(ctx, a.Store, a.Root, h.head); err != nil {
 		return nil, err
 	}
 	m := h.head.Manifest

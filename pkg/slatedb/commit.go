@@ -46,20 +46,10 @@ func commit(ctx context.Context, s WriteStore, root string, h *Head, fn change) 
 }
 
 // commitWithin is commit with the patience of each put.
-func commitWithin(ctx context.Context, s WriteStore, root string, h *Head, patience time.Duration, fn change) (*Head, error) {
+func commitWithin(ctx context.Context, s WriteStore, root string, known *Head, patience time.Duration, fn change) (*Head, error) {
 	for try := range attempts {
-		known := h != nil
-		if h == nil {
-			var err error
-			if h, err = Latest(ctx, s, root); err != nil {
-				return nil, err
-			}
-		}
-		if err := underBoundary(ctx, s, root, h); err != nil {
-			if known && errors.Is(err, ErrBoundaryAhead) {
-				h = nil // what we knew is no longer the newest
-				continue
-			}
+		h, err := aboveBoundary(ctx, s, root, known)
+		if err != nil {
 			return nil, err
 		}
 		m := h.Manifest.Clone()
@@ -75,7 +65,7 @@ func commitWithin(ctx context.Context, s WriteStore, root string, h *Head, patie
 		if !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
-		h = nil
+		known = nil
 		if try > 2 {
 			select {
 			case <-time.After(rand.N(20 * time.Millisecond)):
@@ -85,6 +75,28 @@ func commitWithin(ctx context.Context, s WriteStore, root string, h *Head, patie
 		}
 	}
 	return nil, fmt.Errorf("manifest of %s: %w", named(root), ErrBusy)
+}
+
+// aboveBoundary returns the newest manifest: h when that is still it as far as
+// the boundary tells, else it is read, when h is nil in any case.
+func aboveBoundary(ctx context.Context, s Store, root string, h *Head) (*Head, error) {
+	for fresh := h == nil; ; fresh = true {
+		if fresh {
+			newest, err := Latest(ctx, s, root)
+			if err != nil {
+				return nil, err
+			}
+			if h != nil && newest.ID <= h.ID {
+				return newest, underBoundary(ctx, s, root, newest)
+			}
+			h = newest
+		}
+		// Between the two reads others may have gone on, and a collector
+		// after them: then there is a newer one.
+		if err := underBoundary(ctx, s, root, h); err == nil || !errors.Is(err, ErrBoundaryAhead) {
+			return h, err
+		}
+	}
 }
 
 // underBoundary refuses a manifest at or under the boundary.

@@ -149,6 +149,7 @@ func (w *Writer) flushOldest() bool {
 	w.stuck = nil
 	w.frozen = slices.Clone(w.frozen[:len(w.frozen)-1]) // snapshots keep the old list
 	w.adopt(h)
+	poke(w.untidy)
 	if w.full() {
 		w.freeze()
 	}
@@ -232,15 +233,7 @@ func (w *Writer) upload(m *memtable, tick int64) (*manifest.Table, error) {
 	if err := m.flushed(tick, b.Add); err != nil {
 		return nil, fmt.Errorf("make a table of %s: %w", named(w.root), err)
 	}
-	raw, info, err := b.Finish()
-	if err != nil {
-		return nil, fmt.Errorf("make a table of %s: %w", named(w.root), err)
-	}
-	id := w.mint()
-	if err := putWithin(w.ctx, w.store, TableKey(w.root, id), raw, w.o.Patience); err != nil {
-		return nil, err
-	}
-	return &manifest.Table{ID: id, ViewID: id, Format: sst.V2, Info: info}, nil
+	return w.putTable(w.ctx, b, w.mint())
 }
 
 // mint returns an id for a table that is greater than those of all tables

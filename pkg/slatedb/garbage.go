@@ -1,6 +1,7 @@
 package slatedb
 
 import (
+	"slices"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -53,6 +54,7 @@ type holdings struct {
 	head        *Head
 	states      []pinnedState   // the newest manifest first, then what checkpoints pin that have not lapsed
 	compactions *CompactorState // nil: no compactor has left a state
+	sole        bool            // no compaction is under way but those that compactions has
 
 	manifests map[uint64]bool    // pinned by checkpoints that have not lapsed
 	tables    map[ulid.ULID]Kept // needed, and by whom
@@ -79,11 +81,17 @@ func (h *holdings) settle() {
 // newest that was published. Where neither says anything the answer is the
 // zero time: nothing can be proven unreferenced. This is the core's own rule.
 func (h *holdings) underWay() time.Time {
-	if h.compactions == nil || len(h.compactions.Compactions.Recent) == 0 {
+	var recent []manifest.Compaction
+	if h.compactions != nil {
+		recent = h.compactions.Compactions.Recent
+	}
+	if h.sole { // others ended theirs before
+		recent = slices.DeleteFunc(slices.Clone(recent), func(c manifest.Compaction) bool { return c.Status.Ended() })
+	} else if len(recent) == 0 {
 		return time.Time{}
 	}
 	var oldest, newest time.Time
-	for i, c := range h.compactions.Compactions.Recent {
+	for i, c := range recent {
 		if at := ulid.Time(c.ID.Time()); i == 0 || at.Before(oldest) {
 			oldest = at
 		}
@@ -112,7 +120,7 @@ func (h *holdings) underWay() time.Time {
 			}
 		}
 	})
-	if newest.IsZero() || newest.Before(oldest) {
+	if len(recent) == 0 || newest.IsZero() || newest.Before(oldest) {
 		return newest
 	}
 	return oldest

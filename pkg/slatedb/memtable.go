@@ -119,10 +119,7 @@ func (m *memtable) flushed(tick int64, each func(r *sst.Row) error) error {
 			last, any = r.Key, true
 		}
 		done = !r.Merge()
-		if r.Flags&sst.HasExpire != 0 && r.ExpireTS <= tick && !r.Merge() {
-			r = &sst.Row{Key: r.Key, Seq: r.Seq, CreateTS: r.CreateTS, Flags: r.Flags&sst.HasCreate | sst.Tombstone}
-		}
-		err = each(r)
+		err = each(settled(r, tick))
 		return err == nil
 	})
 	return err

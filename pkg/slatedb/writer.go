@@ -42,6 +42,9 @@ type Options struct {
 	// Patience is how long a put without an answer is repeated before the
 	// writer gives up; 0 means 30 s.
 	Patience time.Duration
+	// Tidy compacts and collects the database; nil: that is left to others.
+	// The stores must be [AdminStore]s then.
+	Tidy *Tidy
 	// Now is the clock; nil means time.Now. Rows never get a time before
 	// that of older rows, whatever it says.
 	Now func() time.Time
@@ -66,6 +69,16 @@ func (o *Options) complete() error {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Tidy == nil {
+		return nil
+	}
+	t := *o.Tidy
+	o.Tidy = &t
+	collect := CollectOptions{MinAge: t.MinAge, FenceAge: t.FenceAge}
+	if err := collect.complete(); err != nil {
+		return fmt.Errorf("Tidy: %w", err)
+	}
+	t.MinAge, t.FenceAge = collect.MinAge, collect.FenceAge
 	return nil
 }
 
@@ -95,6 +108,12 @@ type Writer struct {
 	wg     sync.WaitGroup
 	cache  *blockCache
 
+	compactor   uint64        // our epoch as a compactor; 0 without Tidy
+	untidy      chan struct{} // poked when there are tables to merge
+	tidyMu      sync.Mutex    // held while merging and collecting
+	collected   [2]uint64     // manifest and WAL as they were before the last collection
+	collectedAt time.Time
+
 	mu      sync.Mutex
 	room    *sync.Cond // a memtable became a table, or the writer died
 	queue   []*pending
@@ -111,6 +130,7 @@ type Writer struct {
 	tick    int64      // newest creation time
 	newest  *ulid.ULID // newest L0 table ever
 	waiting []*flushWait
+	messy   error // why compacting or collecting did not work; nil: it did
 	stuck   error // why the last flush did not work; nil: it did
 	dead    error // nothing can be written any more
 	closing bool
@@ -130,7 +150,14 @@ func Open(ctx context.Context, s WriteStore, root string, o Options) (*Writer, e
 	w := &Writer{
 		store: s, wal: s, counted: &counter{s: s}, root: root, o: o,
 		cache: newBlockCache(0), tables: map[string]*table{}, mem: newMemtable(),
-		work: make(chan struct{}, 1), flushes: make(chan struct{}, 1),
+		work: make(chan struct{}, 1), flushes: make(chan struct{}, 1), untidy: make(chan struct{}, 1),
+	}
+	if o.Tidy != nil {
+		for _, s := range []WriteStore{s, o.WALStore} {
+			if _, ok := s.(AdminStore); s != nil && !ok {
+				return nil, fmt.Errorf("options: Tidy wants a store that can remove objects: %w", errors.ErrUnsupported)
+			}
+		}
 	}
 	w.room = sync.NewCond(&w.mu)
 	if o.WALStore != nil {
@@ -148,6 +175,10 @@ func Open(ctx context.Context, s WriteStore, root string, o Options) (*Writer, e
 	w.mu.Unlock()
 	w.wg.Go(w.commits)
 	w.wg.Go(w.upkeep)
+	if o.Tidy != nil {
+		poke(w.untidy)
+		w.wg.Go(w.tidying)
+	}
 	return w, nil
 }
 
@@ -172,6 +203,10 @@ func (w *Writer) takeOver(ctx context.Context) error {
 	h, err = commitWithin(ctx, w.store, w.root, h, w.o.Patience, func(h *Head, m *manifest.Manifest) error {
 		m.WriterEpoch++
 		w.epoch = m.WriterEpoch
+		if w.o.Tidy != nil {
+			m.CompactorEpoch++
+			w.compactor = m.CompactorEpoch
+		}
 		return w.mayWrite(h)
 	})
 	if err != nil {
@@ -305,11 +340,8 @@ func (w *Writer) fence(ctx context.Context, h *Head) (uint64, error) {
 
 // still reads the newest manifest and checks that the epoch is ours.
 func (w *Writer) still(ctx context.Context) (*Head, error) {
-	h, err := Latest(ctx, w.store, w.root)
+	h, err := aboveBoundary(ctx, w.store, w.root, nil)
 	if err != nil {
-		return nil, err
-	}
-	if err := underBoundary(ctx, w.store, w.root, h); err != nil {
 		return nil, err
 	}
 	if h.Manifest.WriterEpoch != w.epoch {
@@ -318,8 +350,12 @@ func (w *Writer) still(ctx context.Context) (*Head, error) {
 	return h, nil
 }
 
-// adopt makes h what we know. The lock is held, or nobody else knows w.
+// adopt makes h what we know, unless we know a later one. The lock is held, or
+// nobody else knows w.
 func (w *Writer) adopt(h *Head) {
+	if w.head != nil && h.ID <= w.head.ID {
+		return
+	}
 	r := &Reader{store: w.counted, root: w.root, m: h.Manifest}
 	r.plant(w.tables)
 	w.head, w.trees = h, r.trees
@@ -342,6 +378,7 @@ type Status struct {
 	NextWAL    uint64
 	LastSeq    uint64 // of the rows acknowledged
 	MemBytes   int    // about what is in memory and not in tables
+	Untidy     error  // why compacting or collecting did not work when last tried; nil: it did
 	Err        error  // why it cannot write any more; nil: it can
 }
 
@@ -349,7 +386,7 @@ type Status struct {
 func (w *Writer) Status() Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := Status{Epoch: w.epoch, ManifestID: w.head.ID, NextWAL: w.nextWAL, LastSeq: w.lastSeq, MemBytes: w.mem.bytes, Err: w.dead}
+	s := Status{Epoch: w.epoch, ManifestID: w.head.ID, NextWAL: w.nextWAL, LastSeq: w.lastSeq, MemBytes: w.mem.bytes, Untidy: w.messy, Err: w.dead}
 	for _, f := range w.frozen {
 		s.MemBytes += f.bytes
 	}
@@ -406,6 +443,11 @@ func (w *Writer) Close(ctx context.Context) error {
 	err := w.settle(ctx)
 	if err == nil {
 		err = w.flush(ctx)
+	}
+	if err == nil && w.o.Tidy != nil {
+		// Also of a writer that is never open for long. The database is
+		// whole whatever comes of it.
+		_ = w.tidy(ctx, false)
 	}
 	w.stop(ErrClosed)
 	return err
