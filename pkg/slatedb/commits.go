@@ -56,6 +56,9 @@ func (w *Writer) Delete(ctx context.Context, key []byte) (uint64, error) {
 // cannot be written. The batch may be used again.
 func (w *Writer) Write(ctx context.Context, b *Batch) (uint64, error) {
 	rows, ttls, err := b.sealed()
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return 0, fmt.Errorf("write to %s: %w", named(w.root), err)
 	}

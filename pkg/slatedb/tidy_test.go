@@ -293,11 +293,16 @@ func TestKilledWhileTidying(t *testing.T) {
 			faults.Add(faulty.Fault{Nth: nth, Times: -1})
 			acked, sent := script(t.Context(), s)
 			when := fmt.Sprintf("call %d of %d %s, %d acknowledged, %d sent", nth, calls, name, acked, sent)
-			w, err := slatedb.Open(t.Context(), inner, "db", slatedb.Options{Tidy: &slatedb.Tidy{MinAge: time.Nanosecond}})
+			w, err := slatedb.Open(t.Context(), inner, "db", slatedb.Options{})
 			if err != nil {
 				t.Fatalf("%s: open: %v", when, err)
 			}
 			got := scanned(t, w.Snapshot())
+			w.Abandon()
+			w, err = slatedb.Open(t.Context(), inner, "db", slatedb.Options{Tidy: &slatedb.Tidy{MinAge: time.Nanosecond}})
+			if err != nil {
+				t.Fatalf("%s: open again: %v", when, err)
+			}
 			n := 0
 			fmt.Sscan(got["x"], &n)
 			if n != acked && n != sent || n > 0 && (got["y"] != got["x"] || got["z"] != got["x"]) {
