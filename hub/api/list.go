@@ -59,7 +59,7 @@ func (c *call) listRows(res *resource, v *view.View, src query.Source) error {
 		if i > 0 {
 			out = append(out, ',')
 		}
-		out = res.typ.AppendJSON(out, row, plan.Mask)
+		out = row.AppendJSON(out, plan.Mask)
 	}
 	out = append(out, `],"next_page_token":`...)
 	out = fmt.Appendf(out, "%q", page.Next)

@@ -100,7 +100,8 @@ func (w *watcher) cursor(id string) (seq uint64, ok bool, err error) {
 func (w *watcher) all(v *view.View) error {
 	now := w.c.o.Now()
 	for row := range w.plan.Matches(sourceOf(w.res, v), now) {
-		w.row(w.res.key(row), row)
+		value := row.Value()
+		w.row(w.res.key(value), value)
 		if w.err != nil {
 			return w.err
 		}

@@ -184,12 +184,3 @@ func (p pattern) match(s string) bool {
 	}
 	return strings.HasSuffix(s, p.parts[last])
 }
-
-// holds says whether a text contains another, in any case.
-func holds(text string) func(string) bool {
-	want := strings.ToLower(text)
-	return func(s string) bool {
-		// ToLower copies nothing when s is in lower case already.
-		return strings.Contains(s, want) || strings.Contains(strings.ToLower(s), want)
-	}
-}

@@ -44,6 +44,7 @@ type Field struct {
 	Sub       *Shape   // of a Record or Records
 	index     []int
 	typ       reflect.Type
+	quoted    string // the name as JSON has it, with the colon
 }
 
 // Shape is the fields of a struct, in the order JSON shows them.
@@ -154,6 +155,7 @@ func describe(t reflect.Type, values Values, seen map[reflect.Type]*Shape) *Shap
 		if r.byName[name] != nil {
 			panic(fmt.Sprintf("query: %s has two fields %s", t, name))
 		}
+		f.quoted = string(append(appendString(nil, name), ':'))
 		r.byName[name] = f
 		r.Fields = append(r.Fields, f)
 	}

@@ -81,29 +81,33 @@ func (t *Type) AppendJSON(dst []byte, row any, m *Mask) []byte {
 
 func (r *Shape) append(dst []byte, v reflect.Value, m *Mask) []byte {
 	dst = append(dst, '{')
-	first := true
+	begin := len(dst)
 	for _, f := range r.Fields {
 		inner, shown := m.shows(f.Name)
 		if !shown {
 			continue
 		}
-		if f.OmitEmpty && f.leftOut(v) {
+		at := v.FieldByIndex(f.index)
+		if f.OmitEmpty && leftOut(at) {
 			continue
 		}
-		if !first {
+		if len(dst) > begin {
 			dst = append(dst, ',')
 		}
-		first = false
-		dst = appendString(dst, f.Name)
-		dst = append(dst, ':')
-		dst = f.append(dst, v, inner)
+		dst = append(dst, f.quoted...)
+		if at.Kind() == reflect.Pointer {
+			if at = at.Elem(); !at.IsValid() {
+				dst = append(dst, "null"...)
+				continue
+			}
+		}
+		dst = f.appendIn(dst, at, inner)
 	}
 	return append(dst, '}')
 }
 
 // leftOut is omitempty as encoding/json has it.
-func (f *Field) leftOut(v reflect.Value) bool {
-	v = v.FieldByIndex(f.index)
+func leftOut(v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.Map, reflect.Slice:
 		return v.Len() == 0
@@ -113,11 +117,8 @@ func (f *Field) leftOut(v reflect.Value) bool {
 	return v.IsZero()
 }
 
-func (f *Field) append(dst []byte, v reflect.Value, m *Mask) []byte {
-	v = f.in(v)
-	if !v.IsValid() {
-		return append(dst, "null"...)
-	}
+// appendIn appends what is in a field.
+func (f *Field) appendIn(dst []byte, v reflect.Value, m *Mask) []byte {
 	switch f.Kind {
 	case Record:
 		return f.Sub.append(dst, v, m)
@@ -135,6 +136,9 @@ func (f *Field) append(dst []byte, v reflect.Value, m *Mask) []byte {
 		}
 		return append(dst, ']')
 	case Map:
+		if texts, ok := v.Interface().(map[string]string); ok {
+			return appendTexts(dst, texts, m)
+		}
 		dst = append(dst, '{')
 		keys := v.MapKeys()
 		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
@@ -163,10 +167,7 @@ func appendScalar(dst []byte, v reflect.Value, k Kind) []byte {
 	case k == Bool:
 		return strconv.AppendBool(dst, v.Bool())
 	case k == Time:
-		t := v.Interface().(time.Time)
-		dst = append(dst, '"')
-		dst = t.AppendFormat(dst, time.RFC3339Nano)
-		return append(dst, '"')
+		return appendTime(dst, *v.Addr().Interface().(*time.Time))
 	case v.CanUint():
 		return strconv.AppendUint(dst, v.Uint(), 10)
 	case v.CanInt():
@@ -177,6 +178,32 @@ func appendScalar(dst []byte, v reflect.Value, k Kind) []byte {
 		return append(dst, "null"...)
 	}
 	return append(dst, b...)
+}
+
+func appendTime(dst []byte, t time.Time) []byte {
+	dst = t.AppendFormat(append(dst, '"'), time.RFC3339Nano)
+	return append(dst, '"')
+}
+
+// appendTexts appends a map of texts in the order of its keys.
+func appendTexts(dst []byte, texts map[string]string, m *Mask) []byte {
+	var few [8]string
+	keys := few[:0]
+	for k := range texts {
+		if _, shown := m.shows(k); shown {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	dst = append(dst, '{')
+	for i, k := range keys {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(appendString(dst, k), ':')
+		dst = appendString(dst, texts[k])
+	}
+	return append(dst, '}')
 }
 
 func appendValue(dst []byte, x value) []byte {

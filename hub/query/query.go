@@ -49,11 +49,22 @@ type Source struct {
 	Order   string
 	Ordered bool
 
-	// Table, when not nil, has the same rows in columns, and Rows is not asked.
-	// Its rows are of the plan's type.
+	// Table, when not nil, has the rows in columns, and Rows is not asked. Its
+	// idents are made of the fields of the type's key.
 	Table *table.Table
-	// Fill completes a row that the table made; nil: nothing is lacking.
+	// Columns names the columns of fields whose columns are named otherwise.
+	Columns map[string]string
+	// Row makes the row at a slot; nil: the table makes it, and Fill, when not
+	// nil, completes it.
+	Row  func(table.Slot) any
 	Fill func(row any)
+	// Through says where fields are found that no column has. A field that is
+	// neither here nor there costs a whole row each time it is compared.
+	Through map[string]Through
+	// Extra yields a few rows more that the table does not have.
+	Extra func(f *Filter) iter.Seq[any]
+
+	json *writer
 }
 
 // Plan is a checked request. It may be used many times and by many at once.
@@ -69,7 +80,7 @@ type Plan struct {
 
 // Page is one page of rows and where the next begins.
 type Page struct {
-	Rows []any
+	Rows []Row
 	Next string // empty: this was the last page
 }
 
@@ -110,16 +121,39 @@ func (t *Type) Plan(r Request) (*Plan, error) {
 // wherever that row is now, so that a row that did not move is given once.
 func (p *Plan) Page(src Source, now time.Time) Page {
 	if src.Table != nil {
-		return p.pageOf(src, now)
+		return p.pageOf(&src, now)
 	}
+	return p.plainPage(&src, now)
+}
+
+// plainPage looks at rows one by one.
+func (p *Plan) plainPage(src *Source, now time.Time) Page {
+	var page Page
+	for _, row := range p.plain(src, now) {
+		page.Rows = append(page.Rows, Row{made: row, typ: p.typ})
+	}
+	return p.cut(page)
+}
+
+// cut ends a page that was found with one row too many.
+func (p *Plan) cut(page Page) Page {
+	if len(page.Rows) > p.size {
+		page.Rows = page.Rows[:p.size]
+		page.Next = p.order.encode(elem(page.Rows[p.size-1].Value()), p.bind)
+	}
+	return page
+}
+
+// plain gives the rows of a page, and one more when there are more.
+func (p *Plan) plain(src *Source, now time.Time) []any {
 	match := p.Filter.at(now)
 	best := newTop(p.order, p.size+1)
 	early := false
-	if src.Ordered {
+	if src.Ordered && src.Table == nil {
 		o, err := p.typ.order(src.Order)
 		early = err == nil && o.text == p.order.text
 	}
-	for row := range src.Rows(p.Filter) {
+	for row := range src.all(p.Filter) {
 		v := elem(row)
 		if p.after != nil && p.order.compareTo(v, p.after) <= 0 {
 			continue
@@ -131,23 +165,19 @@ func (p *Plan) Page(src Source, now time.Time) Page {
 			break
 		}
 	}
-	rows := best.sorted()
-	if len(rows) <= p.size {
-		return Page{Rows: rows}
-	}
-	rows = rows[:p.size]
-	return Page{Rows: rows, Next: p.order.encode(elem(rows[p.size-1]), p.bind)}
+	return best.sorted()
 }
 
-// Matches yields the rows that match, in the source's order, and copies none.
-func (p *Plan) Matches(src Source, now time.Time) iter.Seq[any] {
+// Matches yields the rows that match: in the source's order, those of a table
+// in the order of the key.
+func (p *Plan) Matches(src Source, now time.Time) iter.Seq[Row] {
 	if src.Table != nil {
-		return p.matchesOf(src, now)
+		return p.matchesOf(&src, now)
 	}
 	match := p.Filter.at(now)
-	return func(yield func(any) bool) {
+	return func(yield func(Row) bool) {
 		for row := range src.Rows(p.Filter) {
-			if match(elem(row)) && !yield(row) {
+			if match(elem(row)) && !yield(Row{made: row, typ: p.typ}) {
 				return
 			}
 		}

@@ -315,7 +315,7 @@ func TestFilterOrderAndPagesAgreeWithADumbReading(t *testing.T) {
 			}
 			page := p.Page(src, now)
 			for _, row := range page.Rows {
-				got = append(got, row.(*thing).Name)
+				got = append(got, row.Value().(*thing).Name)
 			}
 			if req.PageToken = page.Next; page.Next == "" {
 				break
@@ -351,7 +351,7 @@ func TestPagesNeitherRepeatNorSkipRowsThatStay(t *testing.T) {
 			}
 			page := p.Page(source(rows), now)
 			for _, row := range page.Rows {
-				times[row.(*thing).Name]++
+				times[row.Value().(*thing).Name]++
 			}
 			if req.PageToken = page.Next; page.Next == "" {
 				break
@@ -461,7 +461,7 @@ func BenchmarkList(b *testing.B) {
 			for b.Loop() {
 				out = out[:0]
 				for _, row := range p.Page(src, now).Rows {
-					out = placements.AppendJSON(out, row, nil)
+					out = row.AppendJSON(out, nil)
 				}
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(rows)), "ns/row")
@@ -472,8 +472,12 @@ func BenchmarkList(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
+		all, err := placements.Plan(Request{})
+		if err != nil {
+			b.Fatal(err)
+		}
 		for b.Loop() {
-			if _, err := s.Groups(slices.Values(rows)); err != nil {
+			if _, err := s.GroupsOf(all, src, now); err != nil {
 				b.Fatal(err)
 			}
 		}

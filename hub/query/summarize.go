@@ -62,22 +62,22 @@ func (t *Type) Summary(by string) (*Summary, error) {
 // HasBytes says whether groups tell how many bytes their rows have.
 func (s *Summary) HasBytes() bool { return s.bytes != nil }
 
-// GroupsOf is [Summary.Groups] of the rows of a plan's source.
+// GroupsOf counts the rows of a source that match a plan's filter, ordered by the
+// values grouped by, null last. More than [MaxGroups] groups are refused.
 func (s *Summary) GroupsOf(p *Plan, src Source, now time.Time) ([]*Group, error) {
 	if src.Table == nil || s.oldest != nil {
-		return s.Groups(p.Matches(src, now))
+		return s.groups(p.Matches(src, now))
 	}
-	return s.groupsOf(p, src, now)
+	return s.groupsOf(p, &src, now)
 }
 
-// Groups counts rows, ordered by the values grouped by, null last. More than
-// [MaxGroups] groups are refused.
-func (s *Summary) Groups(rows iter.Seq[any]) ([]*Group, error) {
+// groups counts rows one by one.
+func (s *Summary) groups(rows iter.Seq[Row]) ([]*Group, error) {
 	groups := map[string]*Group{}
 	var key []byte
 	by := make([]value, len(s.by))
 	for row := range rows {
-		v := elem(row)
+		v := elem(row.Value())
 		key = key[:0]
 		for i, tm := range s.by {
 			by[i] = tm.read(v)

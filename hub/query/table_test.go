@@ -208,9 +208,9 @@ func TestColumnsAnswerAsAPlainReadingDoes(t *testing.T) {
 		}
 		columns := func() query.Source {
 			if k == 0 {
-				return query.Source{Table: v.PlacementTable()}
+				return placementsOf(v)
 			}
-			return query.Source{Table: v.SlateTable(), Fill: func(row any) { v.FillSlate(row.(*catalog.Slate)) }}
+			return slatesOf(v)
 		}
 		now := f.time()
 		if rng.IntN(8) == 0 {
@@ -245,7 +245,7 @@ func TestColumnsAnswerAsAPlainReadingDoes(t *testing.T) {
 		for page := 0; ; page++ {
 			asked++
 			x, y := plan.Page(plain(), now), plan.Page(columns(), now)
-			if g, w := show(a.typ, y), show(a.typ, x); g != w || x.Next != y.Next {
+			if g, w := show(y), show(x); g != w || x.Next != y.Next {
 				t.Fatalf("page %d of %+v:\ngot  %s (next %q)\nwant %s (next %q)", page, req, g, y.Next, w, x.Next)
 			}
 			found += len(x.Rows)
@@ -267,10 +267,10 @@ func TestColumnsAnswerAsAPlainReadingDoes(t *testing.T) {
 			plan, _ := a.typ.Plan(query.Request{Filter: req.Filter})
 			var x, y []string
 			for r := range plan.Matches(plain(), now) {
-				x = append(x, string(a.typ.AppendJSON(nil, r, nil)))
+				x = append(x, string(r.AppendJSON(nil, nil)))
 			}
 			for r := range plan.Matches(columns(), now) {
-				y = append(y, string(a.typ.AppendJSON(nil, r, nil)))
+				y = append(y, string(r.AppendJSON(nil, nil)))
 			}
 			slices.Sort(x)
 			slices.Sort(y)
@@ -282,10 +282,10 @@ func TestColumnsAnswerAsAPlainReadingDoes(t *testing.T) {
 	t.Logf("%d questions, %d rows given, %d further pages", asked, found, pages)
 }
 
-func show(typ *query.Type, p query.Page) string {
+func show(p query.Page) string {
 	var b []byte
 	for _, r := range p.Rows {
-		b = append(typ.AppendJSON(b, r, nil), '\n')
+		b = append(r.AppendJSON(b, nil), '\n')
 	}
 	return string(b)
 }

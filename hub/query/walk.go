@@ -2,6 +2,7 @@ package query
 
 import (
 	"iter"
+	"math/bits"
 	"reflect"
 	"slices"
 	"time"
@@ -9,401 +10,469 @@ import (
 	"github.com/quarry-db/quarry/hub/table"
 )
 
-// A page of a table is found in one of two ways. Walking goes through the rows
-// in the order that was asked for and tests each, until the page is full: good
-// when many rows match. Scanning decides about all rows chunk by chunk and
-// keeps the first of the order: its cost is the same whatever matches. Classes
-// tell how many rows may match at most; a walk that finds too little turns into
-// a scan.
+// A page of a table is found in one of three ways. Few rows that the filter
+// names are looked up. Walking goes through the rows in the order that was
+// asked for and tests each until the page is full: good when many match.
+// Scanning decides about all rows chunk by chunk and keeps the first of the
+// order: its cost is the same whatever matches. Classes tell how many rows can
+// match; a walk that finds less than it hoped for turns into a scan.
+
+// What looking at one row costs, in nanoseconds, beyond its filter.
+const (
+	walkCost = 300 // it may lie anywhere
+	scanCost = 4
+)
 
 // pageOf reads one page of a table.
-func (p *Plan) pageOf(src Source, now time.Time) Page {
-	x := newScan(src.Table, p.typ, now, src.Fill)
-	f := p.Filter.columns(x)
-	atMost := x.upper(p.Filter.root)
-	if atMost == 0 {
-		return Page{}
-	}
+func (p *Plan) pageOf(src *Source, now time.Time) Page {
 	n := p.size + 1
-	if names, ok := p.Filter.Only(p.typ.key[0].Name); ok && x.named(p.typ.key[0].Name) && len(names) <= 100 {
-		return p.rows(x, x.ofNames(p, f, names), n)
+	x := newScan(src, p.typ, now)
+	s := x.sorter(p.order, p.after)
+	if s == nil {
+		return p.plainPage(src, now)
 	}
+	c := x.filter(p.Filter)
+	atMost := x.atMost(c)
 	var slots []table.Slot
-	done := false
-	if w := p.walker(x); w != nil {
-		total := src.Table.Len()
-		expect := uint64(n) * uint64(total) / atMost
-		budget := total/20 + 1000
-		if expect <= uint64(budget) {
-			slots, done = w(f, n, budget)
-		}
+	if atMost > 0 {
+		slots = p.find(x, c, s, n, atMost)
 	}
-	if !done {
-		slots = p.best(x, f, n)
-	}
-	return p.rows(x, slots, n)
+	return p.page(x, slots)
 }
 
-// rows makes the rows of a page.
-func (p *Plan) rows(x *scan, slots []table.Slot, n int) Page {
-	var page Page
-	if len(slots) >= n {
-		slots = slots[:p.size]
-	} else {
-		n = -1
+// page makes a page of the rows found, one more than fit when there are more.
+func (p *Plan) page(x *scan, slots []table.Slot) Page {
+	var extra []any
+	if x.src.Extra != nil {
+		extra = p.plain(&Source{Rows: x.src.Extra}, x.now)
 	}
+	page := Page{Rows: make([]Row, 0, len(slots)+len(extra))}
 	for _, s := range slots {
-		x.ci = int(s) / table.ChunkRows
-		page.Rows = append(page.Rows, x.row(int(s)%table.ChunkRows))
+		for len(extra) > 0 && p.order.compare(elem(extra[0]), elem(x.src.at(s))) < 0 {
+			page.Rows, extra = append(page.Rows, Row{made: extra[0], typ: p.typ}), extra[1:]
+		}
+		page.Rows = append(page.Rows, Row{slot: s, src: x.src, typ: p.typ})
 	}
-	if n > 0 {
-		page.Next = p.order.encode(elem(page.Rows[p.size-1]), p.bind)
+	for _, row := range extra {
+		page.Rows = append(page.Rows, Row{made: row, typ: p.typ})
 	}
-	return page
+	return p.cut(page)
 }
 
-// named reports whether a field is the first part of idents.
-func (x *scan) named(field string) bool {
-	c := x.t.Schema().IdentColumns()[0]
-	return c >= 0 && x.t.Schema().Columns()[c].Name == field
+// find gives the slots of the first n matching rows, or of all when there are
+// fewer.
+func (p *Plan) find(x *scan, c *clause, s *sorter, n int, atMost uint64) []table.Slot {
+	cost := 0
+	if c != nil {
+		cost = c.cost
+	}
+	total := x.t.Len()
+	scan := total * (scanCost + cost)
+	b := &best{sorter: s, n: n}
+	w := p.walk(x, c, b)
+	// A walk by name keeps within what the filter says of names by itself.
+	if some, ok := p.named(x, scan/(2*walkCost), w == nil || !w.byName); ok {
+		for _, slot := range some {
+			if x.matches(c, slot) {
+				i := int(slot) % table.ChunkRows
+				if k := s.read[0](x.c, i); s.isAfter(k, x.c, i) {
+					b.add(k, slot)
+				}
+			}
+		}
+		return b.slots()
+	}
+	expect := min(float64(n)*float64(total)/float64(atMost), float64(total))
+	if w != nil && expect*float64(walkCost+cost) < float64(scan) {
+		w.budget, w.start = scan/(walkCost+cost), scan/(8*(walkCost+cost))+256
+		if slots, ok := w.run(); ok {
+			return slots
+		}
+		b.rows = b.rows[:0]
+	}
+	seen := uint64(0)
+	x.each(c, func(in table.Mask) bool {
+		b.chunk(in)
+		seen += uint64(in.Len())
+		return seen < atMost
+	})
+	return b.slots()
 }
 
-// at brings the scan to a slot.
-func (x *scan) at(s table.Slot) (i int) {
-	x.ci = int(s) / table.ChunkRows
-	x.c, i = x.t.At(s)
-	return i
-}
-
-func (x *scan) matches(f *clause, s table.Slot) bool {
-	i := x.at(s)
-	return f == nil || f.vec(x, 1<<i) != 0
-}
-
-// ofNames is a page of the rows with some names.
-func (x *scan) ofNames(p *Plan, f *clause, names []string) []table.Slot {
-	t := p.topOf(x, p.size+1)
-	for _, name := range names {
-		x.t.Names().Ascend(table.Mark{Slate: name}, func(_ uint64, id *table.Ident) bool {
-			if id.Slate != name {
+// named gives the rows among which those that match must be, when the filter
+// names few: by name, a part of the name from its start, or root. ok is false
+// when it names none, or more than limit.
+func (p *Plan) named(x *scan, limit int, spans bool) (slots []table.Slot, ok bool) {
+	t := x.typ
+	ascend := func(from, to string) bool { // to is exclusive; empty: the end
+		x.t.Names().Ascend(table.Mark{Slate: from}, func(_ uint64, id *table.Ident) bool {
+			if to != "" && id.Slate >= to {
 				return false
 			}
-			if x.matches(f, id.Slot) {
-				t.add(id.Slot)
-			}
-			return true
+			slots = append(slots, id.Slot)
+			return len(slots) <= limit
 		})
+		return len(slots) <= limit
 	}
-	return t.slots()
+	if names, is := p.Filter.Only(t.key[0].Name); is {
+		for _, name := range names {
+			if !ascend(name, name+"\x00") {
+				return nil, false
+			}
+		}
+		return slots, true
+	}
+	if len(t.key) == 3 {
+		if roots, is := p.Filter.Only(t.key[2].Name); is {
+			if col := t.key[1]; len(roots) <= 100 {
+				for _, region := range x.regions(col) {
+					for _, root := range roots {
+						if s := x.t.Find(region, root); s != table.None {
+							slots = append(slots, s)
+						}
+					}
+				}
+				return slots, true
+			}
+		}
+	}
+	if !spans {
+		return nil, false
+	}
+	from, to := p.Filter.span(t.key[0].Name)
+	if from == "" && to == "" || to != "" && from >= to {
+		return nil, from != "" && to != ""
+	}
+	if !ascend(from, to) {
+		return nil, false
+	}
+	return slots, true
 }
 
-// walker finds a way to walk the rows in the plan's order; nil: there is none.
-// The way gives up when it has looked at budget rows.
-func (p *Plan) walker(x *scan) func(f *clause, n, budget int) ([]table.Slot, bool) {
-	sc := x.t.Schema()
-	ident := sc.IdentColumns()
-	terms := p.order.terms
-	// The rest of the order must be that of idents.
-	rest := func(terms []term) bool {
-		for _, col := range ident {
-			if col < 0 {
-				continue
-			}
-			if len(terms) == 0 || terms[0].desc || len(terms[0].path.fields) != 1 || terms[0].path.keyed || terms[0].name != sc.Columns()[col].Name {
-				return false
-			}
-			terms = terms[1:]
-		}
-		return len(terms) == 0
-	}
-	if rest(terms) {
-		return func(f *clause, n, budget int) ([]table.Slot, bool) {
-			w := walk{x: x, f: f, n: n, budget: budget}
-			from := table.First
-			if p.after != nil {
-				from = markOf(ident, 0, p.after, 0)
-			}
-			x.t.Names().Ascend(from, func(_ uint64, id *table.Ident) bool { return w.take(id.Slot) })
-			return w.found, !w.spent
-		}
-	}
-	col, ok := sc.Column(terms[0].name)
-	if !ok || len(terms[0].path.fields) != 1 || x.t.Order(col) == nil || !rest(terms[1:]) {
+// regions are the values of a trait that rows have.
+func (x *scan) regions(f *Field) []string {
+	col, _ := x.column(f)
+	if x.cols[col].Kind != table.Trait {
 		return nil
 	}
-	if f := terms[0].path.fields[0]; f.OmitEmpty && !f.Nullable && f.typ.Kind() != reflect.Pointer {
-		return nil // a zero would be null
-	}
-	return func(f *clause, n, budget int) ([]table.Slot, bool) {
-		w := walk{x: x, f: f, n: n, budget: budget}
-		nulls := table.First
-		if p.after != nil && p.after[0].null() {
-			nulls = markOf(ident, 0, p.after[1:], 0)
-		} else if terms[0].desc {
-			w.down(x.t.Order(col), p, ident)
-		} else {
-			from := table.First
-			if p.after != nil {
-				from = markOf(ident, numberOf(p.after[0]), p.after[1:], 0)
-			}
-			x.t.Order(col).Ascend(from, func(_ uint64, id *table.Ident) bool { return w.take(id.Slot) })
+	var out []string
+	for id := range x.t.Classes() {
+		if c := x.t.Class(uint32(id)); c.Count > 0 {
+			out = append(out, c.Value(col).Text)
 		}
-		if len(w.found) < n && !w.spent {
-			x.t.Nulls(col).Ascend(nulls, func(_ uint64, id *table.Ident) bool { return w.take(id.Slot) })
-		}
-		return w.found, !w.spent
 	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
-func numberOf(v value) uint64 {
-	if v.kind == Time {
-		n, _ := table.TimeNumber(v.t)
-		return n
+// span gives bounds of a text field that every matching row is within: from
+// inclusive, to exclusive, empty for none.
+func (f *Filter) span(field string) (from, to string) {
+	ns, ok := f.root.(allOf)
+	if !ok {
+		ns = allOf{f.root}
 	}
-	return v.num.mag
-}
-
-// markOf is the place right after the row with these ident values.
-func markOf(ident [3]int, num uint64, vals []value, at int) table.Mark {
-	m := table.Mark{Num: num, After: true}
-	for part, col := range ident {
-		if col < 0 {
+	for _, n := range ns {
+		r, ok := n.(*restriction)
+		if !ok || len(r.parts) != 1 || r.parts[0] != field {
 			continue
 		}
-		switch s := vals[at].s; part {
-		case 0:
-			m.Slate = s
-		case 1:
-			m.Region = s
-		default:
-			m.Root = s
+		lo, hi := "", ""
+		switch r.op {
+		case "=":
+			if p := newPattern(r.arg); !p.exact && p.parts[0] != "" {
+				lo, hi = p.parts[0], past(p.parts[0])
+			}
+		case "<", "<=":
+			if hi = unescape(r.arg); r.op == "<=" {
+				hi += "\x00"
+			}
+		case ">", ">=":
+			lo = unescape(r.arg)
 		}
-		at++
+		from = max(from, lo)
+		if hi != "" && (to == "" || hi < to) {
+			to = hi
+		}
+	}
+	return from, to
+}
+
+// past is the lowest text above all that begin with a prefix; empty: none is.
+func past(prefix string) string {
+	for i := len(prefix) - 1; i >= 0; i-- {
+		if prefix[i] < 0xff {
+			return prefix[:i] + string([]byte{prefix[i] + 1})
+		}
+	}
+	return ""
+}
+
+// walk goes through rows in an order.
+type walk struct {
+	x *scan
+	c *clause
+	// rows yields the rows from where the page begins; first is the key of
+	// the first term.
+	rows func(yield func(first sortKey, s table.Slot) bool)
+	// exact: the rows come in the order that was asked for. Else only the
+	// first term's, and best sorts those that are alike.
+	exact  bool
+	byName bool
+	best   *best
+	budget int // rows to look at, at most
+	start  int // rows after which it must have found something
+}
+
+// run gives the page; ok is false when it gave up.
+func (w *walk) run() (slots []table.Slot, ok bool) {
+	tried, found := 0, 0
+	gaveUp := false
+	w.rows(func(k sortKey, s table.Slot) bool {
+		if !w.exact && w.best.over(k) {
+			return false
+		}
+		if tried++; tried&255 == 0 && (tried > w.budget || tried > w.start && tried/max(found, 1)*w.best.n > w.budget) {
+			gaveUp = true
+			return false
+		}
+		if !w.x.matches(w.c, s) {
+			return true
+		}
+		if w.exact {
+			found++
+			slots = append(slots, s)
+			return found < w.best.n
+		}
+		if i := int(s) % table.ChunkRows; w.best.isAfter(k, w.x.c, i) {
+			found++
+			w.best.add(k, s)
+		}
+		return true
+	})
+	if gaveUp || w.exact {
+		return slots, !gaveUp
+	}
+	return w.best.slots(), true
+}
+
+// walk finds an order of the table that begins as the plan's does; nil: none.
+func (p *Plan) walk(x *scan, c *clause, b *best) *walk {
+	terms := p.order.terms
+	w := &walk{x: x, c: c, best: b}
+	first := terms[0].path.fields[0]
+	if len(terms[0].path.fields) != 1 || terms[0].path.keyed {
+		return nil
+	}
+	if first == x.typ.key[0] {
+		desc := terms[0].desc
+		w.exact, w.byName = x.isKey(terms, desc), true
+		from := table.Mark{}
+		if desc {
+			from = table.Last
+		}
+		switch {
+		case b.after == nil:
+		case w.exact:
+			from = markOf(b.after, 0, !desc)
+		case desc:
+			from = table.Mark{Slate: b.after[0].text + "\x00"}
+		default:
+			from = table.Mark{Slate: b.after[0].text}
+		}
+		lo, hi := p.Filter.span(first.Name)
+		if !desc && lo > from.Slate {
+			from = table.Mark{Slate: lo}
+		}
+		if desc && hi != "" && hi < from.Slate {
+			from = table.Mark{Slate: hi}
+		}
+		w.rows = func(yield func(sortKey, table.Slot) bool) {
+			step := func(_ uint64, id *table.Ident) bool {
+				if desc && id.Slate < lo || !desc && hi != "" && id.Slate >= hi {
+					return false
+				}
+				return yield(sortKey{rank: valued, text: id.Slate}, id.Slot)
+			}
+			if desc {
+				x.t.Names().Descend(from, step)
+			} else {
+				x.t.Names().Ascend(from, step)
+			}
+		}
+		return w
+	}
+	col, ok := x.column(first)
+	if !ok || x.t.Order(col) == nil || x.cols[col].Covered || first.signed() || first.typ.Kind() != reflect.Pointer && (first.OmitEmpty || first.Kind == Time) {
+		return nil
+	}
+	w.exact = x.isKey(terms[1:], false)
+	w.rows = func(yield func(sortKey, table.Slot) bool) {
+		more := true
+		valuedRows := func(v uint64, id *table.Ident) bool {
+			more = yield(sortKey{rank: valued, num: v}, id.Slot)
+			return more
+		}
+		nulls := table.First
+		switch o := x.t.Order(col); {
+		case b.after != nil && b.after[0].rank == absent:
+			if w.exact {
+				nulls = markOf(b.after[1:], 0, true)
+			}
+		case terms[0].desc:
+			descend(o, w.exact, b.after, valuedRows)
+		case b.after == nil:
+			o.Ascend(table.First, valuedRows)
+		case w.exact:
+			o.Ascend(markOf(b.after[1:], b.after[0].num, true), valuedRows)
+		default:
+			o.Ascend(table.Mark{Num: b.after[0].num}, valuedRows)
+		}
+		if more {
+			x.t.Nulls(col).Ascend(nulls, func(_ uint64, id *table.Ident) bool { return yield(sortKey{rank: absent}, id.Slot) })
+		}
+	}
+	return w
+}
+
+// isKey says whether terms are just the key, all in one direction.
+func (x *scan) isKey(terms []term, desc bool) bool {
+	if len(terms) != len(x.typ.key) {
+		return false
+	}
+	for i, tm := range terms {
+		if len(tm.path.fields) != 1 || tm.path.keyed || tm.path.fields[0] != x.typ.key[i] || tm.desc != desc {
+			return false
+		}
+	}
+	return true
+}
+
+// markOf is the place beside the row whose ident has these parts.
+func markOf(parts []sortKey, num uint64, after bool) table.Mark {
+	m := table.Mark{Num: num, After: after, Slate: parts[0].text}
+	if len(parts) > 2 {
+		m.Region, m.Root = parts[1].text, parts[2].text
 	}
 	return m
 }
 
-// walk gathers the rows of a page on its way.
-type walk struct {
-	x      *scan
-	f      *clause
-	n      int
-	budget int
-	found  []table.Slot
-	spent  bool // gave up
-}
+// many rows of one value are walked on their own.
+const many = 64
 
-func (w *walk) take(s table.Slot) bool {
-	if w.budget--; w.budget < 0 {
-		w.spent = true
-		return false
-	}
-	if w.x.matches(w.f, s) {
-		w.found = append(w.found, s)
-	}
-	return len(w.found) < w.n
-}
-
-// down walks an order from its highest value, rows of equal value in the order
-// of their idents.
-func (w *walk) down(o *table.Order, p *Plan, ident [3]int) {
+// descend walks an order from its highest value. When it must be exact, rows
+// of one value come in the order of their idents.
+func descend(o *table.Order, exact bool, after []sortKey, yield func(uint64, *table.Ident) bool) {
 	from := table.Last
-	var group []table.Slot // of one value, the last ident first
-	var num uint64
-	flush := func() bool {
-		slices.Reverse(group)
-		for _, s := range group {
-			if !w.take(s) {
+	more := true
+	group := func(at table.Mark) { // the rows of one value
+		o.Ascend(at, func(v uint64, id *table.Ident) bool {
+			if v != at.Num {
 				return false
 			}
-		}
-		group = group[:0]
-		return true
-	}
-	if p.after != nil {
-		// First what is left of the value where the page before ended.
-		num = numberOf(p.after[0])
-		more := true
-		o.Ascend(markOf(ident, num, p.after[1:], 0), func(v uint64, id *table.Ident) bool {
-			more = v == num && w.take(id.Slot)
+			more = yield(v, id)
 			return more
 		})
-		if w.spent || len(w.found) >= w.n {
+	}
+	switch {
+	case after == nil:
+	case exact:
+		if group(markOf(after[1:], after[0].num, true)); !more {
 			return
 		}
-		from = table.Mark{Num: num}
+		from = table.Mark{Num: after[0].num}
+	default:
+		from = table.Mark{Num: after[0].num, Slate: table.Last.Slate, After: true}
 	}
-	more := true
-	o.Descend(from, func(v uint64, id *table.Ident) bool {
-		if len(group) > 0 && v != num {
-			more = flush()
-		}
-		num = v
-		group = append(group, id.Slot)
-		if len(group) > w.budget {
-			w.spent, more = true, false
-		}
-		return more
-	})
-	if more {
-		flush()
-	}
-}
-
-// best is the first n matching rows of the order, by looking at all.
-func (p *Plan) best(x *scan, f *clause, n int) []table.Slot {
-	t := p.topOf(x, n)
-	x.each64(f, func(in table.Mask) {
-		for m := in; m != 0; m &= m - 1 {
-			t.add(table.Slot(x.ci*table.ChunkRows + first(m)))
-		}
-	})
-	return t.slots()
-}
-
-// each64 goes through the chunks with their matching rows.
-func (x *scan) each64(f *clause, yield func(in table.Mask)) {
-	for x.ci = range x.t.Chunks() {
-		if x.c = x.t.Chunk(x.ci); x.c == nil {
-			continue
-		}
-		in := x.c.Live()
-		if f != nil {
-			in = f.vec(x, in)
-		}
-		if in != 0 {
-			yield(in)
-		}
-	}
-}
-
-// topOf keeps the first rows of an order, reading only what it compares.
-type topOf struct {
-	x     *scan
-	p     *Plan
-	n     int
-	read  []func(i int) value // by term; nil: on the whole row
-	rows  []topRow            // a heap with the last on top
-	probe []value
-}
-
-type topRow struct {
-	slot table.Slot
-	vals []value
-}
-
-func (p *Plan) topOf(x *scan, n int) *topOf {
-	t := &topOf{x: x, p: p, n: n, probe: make([]value, len(p.order.terms))}
-	for _, tm := range p.order.terms {
-		read, ok := x.reader(tm)
-		if !ok {
-			read = func(i int) value { return tm.read(elem(x.row(i))) }
-		}
-		t.read = append(t.read, read)
-	}
-	return t
-}
-
-// add takes a row of the chunk where the scan is.
-func (t *topOf) add(s table.Slot) {
-	i := int(s) % table.ChunkRows
-	known := 0
-	val := func(k int) value {
-		for known <= k {
-			t.probe[known] = t.read[known](i)
-			known++
-		}
-		return t.probe[k]
-	}
-	if t.p.after != nil {
-		c := 0
-		for k, tm := range t.p.order.terms {
-			if c = tm.compare(val(k), t.p.after[k]); c != 0 {
-				break
-			}
-		}
-		if c <= 0 {
-			return
-		}
-	}
-	if len(t.rows) == t.n {
-		worst := t.rows[0].vals
-		for k, tm := range t.p.order.terms {
-			if c := tm.compare(val(k), worst[k]); c > 0 {
-				return
-			} else if c < 0 {
-				break
-			}
-		}
-	}
-	val(len(t.read) - 1)
-	if len(t.rows) < t.n {
-		t.rows = append(t.rows, topRow{s, slices.Clone(t.probe)})
-		for i := len(t.rows) - 1; i > 0; {
-			up := (i - 1) / 2
-			if t.compare(t.rows[i], t.rows[up]) <= 0 {
-				break
-			}
-			t.rows[i], t.rows[up] = t.rows[up], t.rows[i]
-			i = up
-		}
+	if !exact {
+		o.Descend(from, yield)
 		return
 	}
-	copy(t.rows[0].vals, t.probe)
-	t.rows[0].slot = s
-	for i := 0; ; {
-		big := i
-		for _, c := range []int{2*i + 1, 2*i + 2} {
-			if c < len(t.rows) && t.compare(t.rows[c], t.rows[big]) > 0 {
-				big = c
+	for more {
+		var alike []*table.Ident // of one value, the last first
+		var num uint64
+		crowd := false
+		flush := func() {
+			for _, id := range slices.Backward(alike) {
+				if more = yield(num, id); !more {
+					break
+				}
 			}
+			alike = alike[:0]
 		}
-		if big == i {
-			return
-		}
-		t.rows[i], t.rows[big] = t.rows[big], t.rows[i]
-		i = big
-	}
-}
-
-func (t *topOf) compare(a, b topRow) int {
-	for k, tm := range t.p.order.terms {
-		if c := tm.compare(a.vals[k], b.vals[k]); c != 0 {
-			return c
-		}
-	}
-	return 0
-}
-
-func (t *topOf) slots() []table.Slot {
-	slices.SortFunc(t.rows, t.compare)
-	var out []table.Slot
-	for _, r := range t.rows {
-		out = append(out, r.slot)
-	}
-	return out
-}
-
-// matchesOf yields the matching rows of a table in the order of idents.
-func (p *Plan) matchesOf(src Source, now time.Time) iter.Seq[any] {
-	return func(yield func(any) bool) {
-		x := newScan(src.Table, p.typ, now, src.Fill)
-		f := p.Filter.columns(x)
-		if f == nil {
-			src.Table.Names().Ascend(table.First, func(_ uint64, id *table.Ident) bool { return yield(x.row(x.at(id.Slot))) })
-			return
-		}
-		var ids []*table.Ident
-		x.each64(f, func(in table.Mask) {
-			for m := in; m != 0; m &= m - 1 {
-				ids = append(ids, x.c.Idents()[first(m)])
+		o.Descend(from, func(v uint64, id *table.Ident) bool {
+			if len(alike) > 0 && v != num {
+				if flush(); !more {
+					return false
+				}
 			}
+			num, alike = v, append(alike, id)
+			crowd = len(alike) > many
+			return !crowd
 		})
-		slices.SortFunc(ids, (*table.Ident).Compare)
-		for _, id := range ids {
-			if !yield(x.row(x.at(id.Slot))) {
-				return
+		if !more {
+			return
+		}
+		if !crowd {
+			flush()
+			return
+		}
+		group(table.Mark{Num: num})
+		from = table.Mark{Num: num}
+	}
+}
+
+// matchesOf yields the matching rows of a table in the order of their idents.
+func (p *Plan) matchesOf(src *Source, now time.Time) iter.Seq[Row] {
+	return func(yield func(Row) bool) {
+		x := newScan(src, p.typ, now)
+		c := x.filter(p.Filter)
+		going := true
+		give := func(s table.Slot) bool {
+			going = going && yield(Row{slot: s, src: src, typ: p.typ})
+			return going
+		}
+		if c == nil {
+			x.t.Names().Ascend(table.First, func(_ uint64, id *table.Ident) bool { return give(id.Slot) })
+		} else {
+			p.marked(x, c, give)
+		}
+		if going && src.Extra != nil {
+			for row := range p.Matches(Source{Rows: src.Extra}, now) {
+				if !yield(row) {
+					return
+				}
 			}
+		}
+	}
+}
+
+// marked decides about all rows first, and then goes through them in order:
+// few are sorted, many are met on a walk.
+func (p *Plan) marked(x *scan, c *clause, give func(table.Slot) bool) {
+	is := make([]table.Mask, x.t.Chunks())
+	n := 0
+	x.each(c, func(in table.Mask) bool {
+		is[x.ci] = in
+		n += in.Len()
+		return true
+	})
+	if n*bits.Len(uint(n)) > x.t.Len() {
+		x.t.Names().Ascend(table.First, func(_ uint64, id *table.Ident) bool {
+			return is[id.Slot/table.ChunkRows]&(1<<(id.Slot%table.ChunkRows)) == 0 || give(id.Slot)
+		})
+		return
+	}
+	ids := make([]*table.Ident, 0, n)
+	for ci, m := range is {
+		for ; m != 0; m &= m - 1 {
+			ids = append(ids, x.t.Chunk(ci).Idents()[first(m)])
+		}
+	}
+	slices.SortFunc(ids, (*table.Ident).Compare)
+	for _, id := range ids {
+		if !give(id.Slot) {
+			return
 		}
 	}
 }
