@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -146,9 +147,10 @@ func guarded(live int) int { return max(10, live/10) }
 
 func (s *State) snapshot(e Snapshot) {
 	r, p := s.reporter(e.Session)
-	if r == nil || r.mismatch != "" {
+	if r == nil {
 		return
 	}
+	s.done(p.id)
 	s.stirred[r.name] = true
 	if r.blind != "" || !s.proven(r, p) {
 		r.owed = true // asked for again when it can see
@@ -212,11 +214,23 @@ func (s *State) snapshot(e Snapshot) {
 	r.accepted = false
 	r.applied, r.floor = e.Upto, e.Upto
 	p.synced, r.confirmed, r.confirmedAt = true, true, s.mono
-	s.done(p.id)
 	at := s.wall
 	r.asOf = &at
 	s.send(p.id, Ack{Applied: r.applied})
 	r.snapped = true
+	s.tellAnew = r.name
+}
+
+// recollect has everything settled anew of which the event log alone knows
+// something, when all has been told since.
+func (s *State) recollect(r *region) {
+	for k := range s.told {
+		if part := strings.SplitN(k, "\x00", 2); part[0] == r.name {
+			if root := k[strings.LastIndexByte(k, 0)+1:]; s.known(r, root) {
+				s.touch(r, root)
+			}
+		}
+	}
 	s.tellAnew = r.name
 }
 
@@ -263,11 +277,25 @@ func (s *State) apply(r *region, p *session, f *catalog.Fact) {
 	if old != nil && sd.lease != nil && old.lease != nil && *old.lease == *sd.lease {
 		sd.since, sd.lapsed = old.since, old.lapsed
 	}
+	if old != nil && sd.restore != nil && old.restore != nil && sameLook(old.restore, sd.restore) {
+		sd.since = old.since // told again is not verified again
+	}
 	if old != nil && !old.gone && old.registration != nil &&
 		(old.registration.Root != sd.registration.Root || old.registration.Slate != sd.registration.Slate) {
 		s.unseat(r, old) // an inbox object that was replaced, against the contract
 	}
 	s.place(r, sd)
+}
+
+// sameLook reports whether a restore point is told as it was last seen, and
+// not as it was seen anew.
+func sameLook(old, is *catalog.RestorePoint) bool {
+	if old.VerifiedAt != nil || is.VerifiedAt != nil {
+		return old.VerifiedAt != nil && is.VerifiedAt != nil && old.VerifiedAt.Equal(*is.VerifiedAt)
+	}
+	c := *is
+	c.Region, c.Slate, c.ObservedAt = old.Region, old.Slate, old.ObservedAt // the hub's
+	return reflect.DeepEqual(old, &c)
 }
 
 // malformed says what is wrong with a fact, empty when nothing is.

@@ -13,7 +13,7 @@ import (
 
 // region is what the hub knows of one region of the set.
 type region struct {
-	name  string
+	name string
 	// By root; that of "" has what is about no root. Seats are of this step.
 	seats map[string]*seat
 	kept  map[string]*kept
@@ -272,9 +272,12 @@ func (s *State) checkBucket(r *region, id, why string, readable bool) {
 func (s *State) want(r *region, why string) {
 	r.confirmed = false
 	r.applied = catalog.Revision{}
-	if r.reporter != nil {
-		r.reporter.synced = false
-		s.send(r.reporter.id, WantSnapshot{Why: why})
+	r.owed = false
+	if p := r.reporter; p != nil {
+		p.synced, p.wanted = false, why
+		if now, _ := s.admit(p.id); now {
+			s.send(p.id, WantSnapshot{Why: why})
+		}
 	}
 }
 

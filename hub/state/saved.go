@@ -58,7 +58,7 @@ func New(cfg Config, saved Saved, now time.Time) *State {
 		b:     view.NewBuilder(start, cfg.MaxEvents, cfg.MaxChanges),
 		told:  map[string]string{},
 		due:   btree.NewBTreeG(deadline.less),
-		seats: map[seatKey]bool{}, slates: map[string]bool{}, stirred: map[string]bool{}, refused: map[string]bool{}, bringing: map[SessionID]time.Duration{},
+		seats: map[seatKey]bool{}, slates: map[string]bool{}, stirred: map[string]bool{}, refused: map[string]bool{}, bringing: map[SessionID]*ticket{},
 	}
 	s.clock(now)
 	s.names = s.set.Names()
@@ -141,7 +141,9 @@ func (s *State) load(v *SavedView) {
 	for _, row := range v.RestorePoints {
 		if r := s.regions[row.Region]; r != nil {
 			s.b.SetRestorePoint(row)
-			s.place(r, &said{key: factKey{catalog.FactRestorePoint, catalog.RestorePointKey(row.Root, row.ID)}, restore: row})
+			// It was heard before this life began, as long ago as it says.
+			s.place(r, &said{key: factKey{catalog.FactRestorePoint, catalog.RestorePointKey(row.Root, row.ID)}, restore: row,
+				since: -max(0, s.wall.Sub(row.ObservedAt))})
 		}
 	}
 	for _, row := range v.Findings {

@@ -283,6 +283,10 @@ func (w *world) fact(l []string, rev catalog.Revision) catalog.Fact {
 	case "point":
 		p := &catalog.RestorePoint{Slate: args[0], Root: args[0], ID: args[1], State: catalog.RestoreState(args[2]), Source: catalog.SourceCheckpoint,
 			Position: num("pos"), Incarnation: opt["inc"]}
+		if n := num("at"); n != nil { // verified anew
+			at := dawn.Add(time.Duration(*n) * time.Hour)
+			p.VerifiedAt = &at
+		}
 		f.Kind, f.Key, f.RestorePoint = catalog.FactRestorePoint, catalog.RestorePointKey(p.Root, p.ID), p
 	case "register", "deregister":
 		g := &catalog.Registration{Version: 1, Action: catalog.Action(l[0]), ID: args[0], Slate: args[1], Owner: opt["owner"], Root: args[1]}

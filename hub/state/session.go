@@ -27,6 +27,7 @@ type session struct {
 	slots []table.Slot
 	// synced: a snapshot of it was applied, or it resumed: its deltas count.
 	synced bool
+	wanted string // why a snapshot of it is wanted when its turn comes
 }
 
 // cluster is one cluster of a region and who holds it.
@@ -121,7 +122,7 @@ func (s *State) hello(e Hello) {
 func (s *State) report(r *region, p *session) {
 	r.reporter = p
 	r.bucket = p.bucket
-	r.confirmed = false
+	r.confirmed, r.owed = false, false
 	was := r.mismatch
 	if p.bucketID != "" {
 		r.blind = ""
@@ -169,6 +170,7 @@ func (s *State) beat(e Beat) {
 		c.row.ClockSkewMS = &skew
 	}
 	p.bucketID, p.bucketWhy = e.BucketID, e.BucketWhy
+	s.progress(p.id, e.Staged)
 	if r.reporter == p {
 		r.heard, r.heardAt, r.heardSay = true, s.mono, s.wall
 		r.cannotKeep, r.spend, r.budget = e.CannotKeep, e.Spend, e.Budget
@@ -188,7 +190,8 @@ func (s *State) beat(e Beat) {
 			r.confirmed, r.confirmedAt = true, s.mono
 			r.asOf = &at
 			if !r.snapped { // everything since the saved view was told
-				r.snapped, s.tellAnew = true, r.name
+				r.snapped = true
+				s.recollect(r)
 			}
 		}
 	}

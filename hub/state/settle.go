@@ -261,6 +261,9 @@ func (s *State) settlePoints(r *region, st *seat, own standing) (counted, verifi
 	for _, k := range st.keys(catalog.FactRestorePoint) {
 		rp := *k.restore
 		old := s.b.RestorePoint(r.name, rp.Root, rp.ID)
+		if rp.State == catalog.RestoreVerified {
+			s.age(st, k, &rp)
+		}
 		if st.content != nil && st.content.Incarnation != rp.Incarnation && st.content.Incarnation != "" && rp.Incarnation != "" {
 			if old != nil {
 				s.b.RemoveRestorePoint(r.name, rp.Root, rp.ID)
@@ -298,6 +301,23 @@ func (s *State) settlePoints(r *region, st *seat, own standing) (counted, verifi
 		}
 	}
 	return counted, verified
+}
+
+// verifiedFor is how long a verification counts (DESIGN §2).
+const verifiedFor = 24 * time.Hour
+
+// age shows a verified restore point as listed again when it is too long ago,
+// by the hub's clock, that its agent said so.
+func (s *State) age(st *seat, k *said, rp *catalog.RestorePoint) {
+	till := k.since + verifiedFor
+	if till <= s.mono || st.content == nil { // of what nobody sees nothing is verified
+		rp.State, rp.Reason = catalog.RestoreListed, "its verification is more than a day old"
+		if till > s.mono {
+			rp.Reason = "no database was seen there"
+		}
+	} else if st.next == 0 || till < st.next {
+		st.next = till
+	}
 }
 
 // settleFindings shows what agents found and the registrations in conflict.

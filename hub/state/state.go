@@ -113,8 +113,8 @@ type State struct {
 	setDone  bool // the set as recorded is the set
 	seats    map[seatKey]bool
 	warm     []warmSeat
-	bringing map[SessionID]time.Duration // who tells everything now, since when
-	queue    []SessionID                 // who waits to
+	bringing map[SessionID]*ticket // who tells everything now
+	queue    []SessionID           // who waits to
 	ordinals []ordinal
 	slates   map[string]bool
 	stirred  map[string]bool // regions to judge again
@@ -137,7 +137,7 @@ func (d deadline) less(o deadline) bool {
 
 // patience bounds how many placements a tick looks at again: what is due later
 // than it might be holds back a moment longer.
-const patience = 1000
+const patience = 300
 
 // Step takes one event into account. It is total and deterministic: the same
 // state, event and time give the same result, and no event is an error of the

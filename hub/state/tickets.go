@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -8,27 +9,41 @@ import (
 // After a herd came back to a hub that has forgotten, everybody has everything
 // to tell. Few do so at once, the others wait in the order in which they came:
 // then each is soon done and what is staged stays small. A ticket ends with
-// the snapshot, with the session, or when it is held for too long: it keeps
-// nobody from what is theirs.
+// the snapshot, with the session, or when its holder gets no further while
+// others wait: it keeps nobody from what is theirs.
 
-// ticketFor is how long a ticket keeps others waiting.
+// ticketFor is how long a ticket without progress keeps others waiting.
 const ticketFor = 30 * time.Second
+
+// ticket is a session's turn to bring its snapshot.
+type ticket struct {
+	at     time.Duration // when it last got further
+	staged int
+}
 
 // admit says whether a session may bring its snapshot now, or else how many
 // are before it.
 func (s *State) admit(id SessionID) (now bool, ahead int) {
-	if _, has := s.bringing[id]; has {
+	if t := s.bringing[id]; t != nil {
+		*t = ticket{at: s.mono}
 		return true, 0
 	}
 	if i := slices.Index(s.queue, id); i >= 0 {
 		return false, i
 	}
-	if len(s.bringing) < s.cfg.Tickets {
-		s.bringing[id] = s.mono
+	if len(s.queue) == 0 && len(s.bringing) < s.cfg.Tickets {
+		s.bringing[id] = &ticket{at: s.mono}
 		return true, 0
 	}
 	s.queue = append(s.queue, id)
 	return false, len(s.queue) - 1
+}
+
+// progress notes what a beat says of the snapshot under way.
+func (s *State) progress(id SessionID, staged int) {
+	if t := s.bringing[id]; t != nil && staged != t.staged {
+		t.at, t.staged = s.mono, staged
+	}
 }
 
 // done takes a session's ticket, or its place in the queue.
@@ -49,14 +64,17 @@ func (s *State) next() {
 		if p == nil || p.synced || p.region.reporter != p {
 			continue
 		}
-		s.bringing[id] = s.mono
-		s.send(id, WantSnapshot{Why: "it is its turn to tell everything"})
+		s.bringing[id] = &ticket{at: s.mono}
+		s.send(id, WantSnapshot{Why: cmp.Or(p.wanted, "it is its turn to tell everything")})
 	}
 }
 
 func (s *State) expireTickets() {
-	for id, at := range s.bringing {
-		if s.mono-at >= ticketFor {
+	if len(s.queue) == 0 {
+		return
+	}
+	for id, t := range s.bringing {
+		if s.mono-t.at >= ticketFor {
 			delete(s.bringing, id)
 		}
 	}
