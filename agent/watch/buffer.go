@@ -23,6 +23,8 @@ type buffer struct {
 
 func (b *buffer) turns() int { return 1 }
 
+func (b *buffer) afresh() { b.seen = "" }
+
 func (b *buffer) key() string { return b.root + "/" + opendata.BufferManifest }
 
 func (b *buffer) look(ctx context.Context, _ bool) (bool, error) {
@@ -94,11 +96,11 @@ func (b *buffer) takeTrouble(hash string, err error) (bool, error) {
 
 func (b *buffer) upkeep(ctx context.Context) (time.Duration, error) {
 	b.mu.Lock()
-	live, moved := b.sight.Seen == catalog.SeenLive, b.movedLast
+	live, moved, of := b.sight.Seen == catalog.SeenLive, b.movedLast, b.sight.Incarnation
 	b.mu.Unlock()
 	if age := time.Since(b.listedAt); live && (age >= listQuietEvery || age >= listEvery && moved.After(b.listedAt)) {
 		began := time.Now()
-		if err := b.measure(ctx, b.root+"/"); err != nil {
+		if err := b.measure(ctx, of, b.root+"/"); err != nil {
 			return 0, err
 		}
 		b.listedAt = began

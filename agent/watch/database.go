@@ -46,11 +46,18 @@ func (d *database) turns() int {
 // is quiet for one of them only, or whether the last manifest is still the
 // same, or for the collector's boundary: one request a look.
 func (d *database) look(ctx context.Context, quiet bool) (moved bool, err error) {
+	if d.passed.Swap(false) {
+		d.afresh()
+	}
 	if d.head == nil {
 		return d.lookAnew(ctx)
 	}
 	if d.doubted.Swap(false) {
-		return d.prove(ctx, false)
+		moved, err = d.prove(ctx, false)
+		if err != nil {
+			d.doubted.Store(true)
+		}
+		return moved, err
 	}
 	d.turn++
 	turn := d.turn % d.turns()
@@ -75,6 +82,8 @@ func (d *database) look(ctx context.Context, quiet bool) (moved bool, err error)
 	return moved, nil
 }
 
+func (d *database) afresh() { d.head = nil }
+
 // prove reads the last manifest again: is this still the history we know?
 func (d *database) prove(ctx context.Context, moved bool) (bool, error) {
 	still, err := d.head.StillThere(ctx, d.w.look)
@@ -91,20 +100,36 @@ func (d *database) prove(ctx context.Context, moved bool) (bool, error) {
 
 // lookAtBoundary finds out whether a collector went past a manifest that a
 // checkpoint made it keep: then a missing next id does not mean that nothing
-// is new.
+// is new. A collector that leaves no boundary (before 0.14, or switched off)
+// says nothing; then one listing of what comes after does.
 func (d *database) lookAtBoundary(ctx context.Context) (bool, error) {
 	b, err := slatedb.Boundary(ctx, d.w.look, d.root)
-	if err != nil {
-		if undecodable(err) {
-			return false, nil // upkeep tells
-		}
+	if err != nil && !undecodable(err) {
 		return false, err
 	}
-	if b < d.head.ID {
+	if b == 0 {
+		later, err := d.laterListed(ctx)
+		if !later || err != nil {
+			return false, err
+		}
+	} else if b < d.head.ID {
 		return false, nil
 	}
-	d.head = nil
 	return d.lookAnew(ctx)
+}
+
+// laterListed reports whether there is a manifest after the last one we know.
+func (d *database) laterListed(ctx context.Context) (bool, error) {
+	err := d.w.look.Walk(ctx, d.root+"/manifest/", slatedb.ManifestKey(d.root, d.head.ID), func(key string, _ int64, _ time.Time) error {
+		if _, ok := slatedb.ParseManifestKey(d.root, key); ok {
+			return errFound
+		}
+		return nil
+	})
+	if errors.Is(err, errFound) {
+		return true, nil
+	}
+	return false, err
 }
 
 func (d *database) lookForManifest(ctx context.Context) (bool, error) {
@@ -137,6 +162,8 @@ func (d *database) lookForManifest(ctx context.Context) (bool, error) {
 // lookAnew lists the manifests, proves that the newest descends from what was
 // there, and takes it. When there are none the database is missing.
 func (d *database) lookAnew(ctx context.Context) (bool, error) {
+	before := d.head
+	d.head = nil // when this fails, the next look begins here
 	newest, err := slatedb.Latest(ctx, d.w.look, d.root)
 	if newest == nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -164,7 +191,7 @@ func (d *database) lookAnew(ctx context.Context) (bool, error) {
 		d.cannotRead(err)
 		return false, nil
 	case v == another:
-		d.wal = tail{}
+		d.wal, before = tail{}, nil
 		d.mu.Lock()
 		d.sight = catalog.Sighting{Incarnation: d.sight.Incarnation, IncarnationKept: d.sight.IncarnationKept, Predecessor: d.sight.Predecessor}
 		d.holds, d.walNotes = nil, nil
@@ -176,7 +203,8 @@ func (d *database) lookAnew(ctx context.Context) (bool, error) {
 			return false, err
 		}
 	}
-	return true, d.take(ctx, newest, err)
+	err = d.take(ctx, newest, err)
+	return before == nil || before.ID != newest.ID || before.SHA256 != newest.SHA256, err
 }
 
 // judge gathers the evidence for the verdict on a recorded history.
@@ -284,11 +312,14 @@ func (d *database) take(ctx context.Context, h *slatedb.Head, unread error) erro
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.identity.advance(record{Layout: layoutDatabase, mark: markOf(h)})
+	if d.sight.ManifestID == nil || *d.sight.ManifestID != h.ID || d.sight.Seen != catalog.SeenLive {
+		d.movedLast = time.Now()
+	}
 	d.sight = sightOf(d.root, h, d.sight)
 	d.tellTail(m.ReplayAfterWAL)
 	d.setKind(m)
 	d.holds = holdsOf(m)
-	d.epoch, d.movedLast = m.CompactorEpoch, time.Now()
+	d.epoch = m.CompactorEpoch
 	d.tell()
 	return nil
 }

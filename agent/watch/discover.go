@@ -98,7 +98,7 @@ func (p *pass) run(ctx context.Context) error {
 func (p *pass) visit(ctx context.Context, dir string) ([]string, error) {
 	root := strings.TrimSuffix(dir, "/")
 	s := p.w.followed(root)
-	if s != nil && !s.missing() {
+	if s != nil && !s.missing() && !s.headless.Load() {
 		return nil, nil
 	}
 	objects, folders, err := p.list(ctx, dir)
@@ -120,6 +120,9 @@ func (p *pass) visit(ctx context.Context, dir string) ([]string, error) {
 			p.mu.Unlock()
 		}
 		return nil, nil
+	}
+	if s != nil && !s.missing() {
+		return nil, nil // nothing else that we know is there
 	}
 	p.w.doubtAbsent(dir, folders)
 	var below []string
@@ -241,8 +244,8 @@ func (p *pass) declared(ctx context.Context) error {
 			continue
 		}
 		m, _ := p.w.recall(root)
-		r, err := p.w.readRecord(ctx, m.newest, root)
-		if errors.Is(err, catalog.ErrInvalid) {
+		r, _, err := p.w.newestRecord(ctx, root, m)
+		if errors.Is(err, catalog.ErrInvalid) || err == nil && r.Incarnation == "" {
 			continue
 		}
 		if err != nil {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/quarry-db/quarry/pkg/catalog"
-	"github.com/quarry-db/quarry/pkg/slatedb"
 )
 
 // dropped is an object that others dropped for us, as it was last read.
@@ -75,9 +74,7 @@ func (d *drops) read(ctx context.Context, w *Watcher, decode func(key string, ra
 func (d *drops) readOne(ctx context.Context, w *Watcher, key string, o dropped, decode func(key string, raw []byte, modified time.Time) (dropped, error)) (dropped, error) {
 	var err error
 	now := o
-	if o.size > catalog.MaxDeclared {
-		err = fmt.Errorf("%s: %d bytes, at most %d: %w", key, o.size, catalog.MaxDeclared, catalog.ErrInvalid)
-	} else {
+	if err = fitting(key, o.size); err == nil {
 		var raw []byte
 		if raw, err = w.look.Get(ctx, key); err == nil {
 			now, err = decode(key, raw, o.modified)
@@ -110,13 +107,7 @@ func (w *Watcher) inboxTask(ctx context.Context) time.Duration {
 
 func (w *Watcher) readInbox(ctx context.Context) (bool, error) {
 	changed, err := w.inbox.read(ctx, w, func(key string, raw []byte, _ time.Time) (dropped, error) {
-		r, err := catalog.DecodeRegistration(key, raw)
-		if err == nil {
-			r.Root = strings.Trim(r.Root, "/")
-			if r.Root+"/" == catalog.Prefix || strings.HasPrefix(r.Root, catalog.Prefix) {
-				err = fmt.Errorf("registration %s: root %q is Quarry's own: %w", key, r.Root, catalog.ErrInvalid)
-			}
-		}
+		r, err := registrationAt(key, raw)
 		return dropped{registration: &r}, err
 	})
 	if changed = w.inboxAgain.Swap(false) || changed; changed {
@@ -130,8 +121,8 @@ func (w *Watcher) takeRegistrations() {
 	all := map[string]catalog.Registration{}
 	w.pending.Lock()
 	maps.Copy(all, w.fromCatalog)
+	found := slices.Clone(w.badInCatalog)
 	w.pending.Unlock()
-	var found []catalog.Finding
 	for _, key := range slices.Sorted(maps.Keys(w.inbox.known)) {
 		o := w.inbox.known[key]
 		if o.finding != nil {
@@ -249,55 +240,6 @@ func (w *Watcher) readLeases(ctx context.Context) error {
 	}
 	w.leaseFindings.set(w.to, found)
 	return nil
-}
-
-// catalogPrefix is where the rows of the catalog slate begin.
-var catalogPrefix = []byte("\x51\x01slate/")
-
-const catalogEvery = 60 // polls
-
-// catalogTask reads registrations from the catalog slate when there is one. It
-// only reads: nobody but the region's duty writes there.
-func (w *Watcher) catalogTask(ctx context.Context) time.Duration {
-	if w.catalogHead != nil {
-		next, err := w.catalogHead.Next(ctx, w.look)
-		if next == nil && err == nil {
-			return catalogEvery * w.o.Poll
-		}
-	}
-	r, err := slatedb.OpenReader(ctx, w.look, catalog.CatalogRoot, slatedb.ReaderOptions{})
-	if err != nil {
-		return catalogEvery * w.o.Poll
-	}
-	rows := map[string]catalog.Registration{}
-	for e, err := range r.ScanPrefix(ctx, catalogPrefix) {
-		if err != nil {
-			w.log.Warn("the catalog slate cannot be read", "err", err)
-			return catalogEvery * w.o.Poll
-		}
-		if !strings.HasSuffix(string(e.Key), "/registration") {
-			continue
-		}
-		var id struct{ ID string }
-		reg, err := catalog.Registration{}, json.Unmarshal(e.Value, &id)
-		if err == nil {
-			reg, err = catalog.DecodeRegistration(id.ID+".json", e.Value)
-		}
-		if err != nil {
-			w.log.Warn("a row of the catalog slate is passed over", "key", string(e.Key[2:]), "err", err)
-			continue
-		}
-		rows[reg.ID] = reg
-	}
-	if head, err := slatedb.Latest(ctx, w.look, catalog.CatalogRoot); err == nil && head.ID == r.ManifestID() {
-		w.catalogHead = &slatedb.Head{Root: head.Root, ID: head.ID, SHA256: head.SHA256}
-	}
-	w.pending.Lock()
-	w.fromCatalog = rows
-	w.pending.Unlock()
-	w.inboxAgain.Store(true)
-	w.looks.hurry(w.inboxLook)
-	return catalogEvery * w.o.Poll
 }
 
 // findings are those of one source outside of slates.

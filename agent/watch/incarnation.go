@@ -73,8 +73,12 @@ type remembered struct {
 // remember lists all records. It reads none of them: that is done when a root
 // is looked at for the first time.
 func (w *Watcher) remember(ctx context.Context) (map[string]remembered, error) {
+	return w.rememberBelow(ctx, catalog.IncarnationsPrefix)
+}
+
+func (w *Watcher) rememberBelow(ctx context.Context, prefix string) (map[string]remembered, error) {
 	all := map[string]remembered{}
-	err := w.tend.Walk(ctx, catalog.IncarnationsPrefix, "", func(key string, _ int64, _ time.Time) error {
+	err := w.tend.Walk(ctx, prefix, "", func(key string, _ int64, _ time.Time) error {
 		root, r, ok := parseRecordKey(key)
 		if !ok {
 			return nil
@@ -108,6 +112,34 @@ func parseRecordKey(key string) (root string, r remembered, ok bool) {
 	}
 	r.newest, r.observation = key, observed
 	return root, r, true
+}
+
+// newestRecord reads the newest record of a root. Another agent of the region
+// may have written a newer observation since they were listed, and removed the
+// one before: then they are listed again.
+func (w *Watcher) newestRecord(ctx context.Context, root string, known remembered) (record, remembered, error) {
+	for range 3 {
+		r, err := w.readRecord(ctx, known.newest, root)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return r, known, err
+		}
+		now, err := w.rememberBelow(ctx, folder(root))
+		if err != nil {
+			return record{}, known, err
+		}
+		w.mu.Lock()
+		if _, some := now[root]; some {
+			w.records[root] = now[root]
+		} else {
+			delete(w.records, root) // they were taken away
+		}
+		w.mu.Unlock()
+		if _, some := now[root]; !some {
+			return record{}, remembered{}, nil
+		}
+		known = now[root]
+	}
+	return record{}, known, fmt.Errorf("%s: listed as the newest record of %s, and not there: %w", known.newest, root, bucket.ErrUnavailable)
 }
 
 func (w *Watcher) readRecord(ctx context.Context, key, root string) (record, error) {

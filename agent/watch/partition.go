@@ -23,8 +23,13 @@ type partition struct {
 
 	verified   *snapshots.Partition // upkeep's own
 	verifiedAt time.Time
-	movedLast  time.Time // under mu
+	verifiedOf string // the incarnation
+
+	movedLast time.Time // under mu
+	taken     string    // the pointer that the restore points are of, under mu
 }
+
+func (p *partition) afresh() { p.begun = false }
 
 func (p *partition) turns() int { return 1 }
 
@@ -47,14 +52,14 @@ func (p *partition) look(ctx context.Context, _ bool) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	state := string(now.PointerState) + now.PointerSHA256
+	state := stateOf(&now)
 	doubted := p.doubted.Swap(false) && now.PointerState == snapshots.PointerMissing
 	if p.begun && state == p.pointer && !doubted {
 		return false, nil
 	}
 	switch now.PointerState {
 	case snapshots.PointerRead:
-		err = p.takePointer(ctx, now)
+		err = p.takePointer(ctx, now, state)
 	case snapshots.PointerUnreadable:
 		err = p.takeTrouble(ctx, fmt.Sprintf("%s/latest.json: %s", p.root, now.Reason))
 	case snapshots.PointerMissing:
@@ -67,7 +72,10 @@ func (p *partition) look(ctx context.Context, _ bool) (bool, error) {
 	return true, nil
 }
 
-func (p *partition) takePointer(ctx context.Context, now snapshots.Partition) error {
+// stateOf tells one state of a pointer from another.
+func stateOf(p *snapshots.Partition) string { return string(p.PointerState) + p.PointerSHA256 }
+
+func (p *partition) takePointer(ctx context.Context, now snapshots.Partition, state string) error {
 	cluster := now.Pointer.Fingerprint
 	at := record{Layout: layoutPartition, Cluster: cluster, Position: now.Pointer.LSN}
 	if _, err := p.identify(ctx, at, func(was record) (verdict, string, error) {
@@ -89,7 +97,8 @@ func (p *partition) takePointer(ctx context.Context, now snapshots.Partition) er
 	}
 	s.Lineage = partitionLineage(cluster, p.root, s.Incarnation)
 	p.movedLast = time.Now()
-	before := p.points
+	before, of := p.points, s.Incarnation
+	p.taken = state
 	p.tell()
 	p.mu.Unlock()
 	points := map[string]catalog.RestorePoint{}
@@ -100,7 +109,7 @@ func (p *partition) takePointer(ctx context.Context, now snapshots.Partition) er
 		}
 		points[point.ID] = point
 	}
-	p.setPoints(points, "the pointer no longer lists it")
+	p.setPoints(of, points, "the pointer no longer lists it")
 	return nil
 }
 
@@ -127,6 +136,7 @@ func (p *partition) takeTrouble(ctx context.Context, why string) error {
 		s.Lineage = partitionLineage(p.identity.Cluster, p.root, s.Incarnation)
 	}
 	p.movedLast = time.Now()
+	of := s.Incarnation
 	points := map[string]catalog.RestorePoint{}
 	for id, point := range p.points {
 		point.State, point.Reason, point.VerifiedAt = catalog.RestoreUnreadable, why, nil
@@ -134,7 +144,7 @@ func (p *partition) takeTrouble(ctx context.Context, why string) error {
 	}
 	p.tell()
 	p.mu.Unlock()
-	p.setPoints(points, "")
+	p.setPoints(of, points, "")
 	return nil
 }
 
@@ -145,6 +155,7 @@ func (p *partition) withoutPointer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.headless.Store(some)
 	if some {
 		return p.takeTrouble(ctx, p.root+"/latest.json is not there: which of the snapshot folders can be restored is unknown")
 	}
@@ -189,8 +200,11 @@ const maxOrphans = 200
 
 func (p *partition) upkeep(ctx context.Context) (time.Duration, error) {
 	p.mu.Lock()
-	moved, seen := p.movedLast, p.sight.Seen
+	moved, seen, of := p.movedLast, p.sight.Seen, p.sight.Incarnation
 	p.mu.Unlock()
+	if p.verifiedOf != of {
+		p.verified, p.verifiedAt, p.verifiedOf = nil, time.Time{}, of
+	}
 	if seen != catalog.SeenLive && seen != catalog.SeenUnreadable {
 		return listEvery, nil
 	}
@@ -202,8 +216,15 @@ func (p *partition) upkeep(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	p.verified, p.verifiedAt = &now, began
 	p.mu.Lock()
+	if now.PointerState == snapshots.PointerRead && p.taken != stateOf(&now) || p.sight.Incarnation != of {
+		// The pointer was overwritten meanwhile. What it lists is the look's
+		// to tell first: an older list must not follow a newer one.
+		p.mu.Unlock()
+		p.w.looks.hurry(p.lookTask)
+		return 2 * p.w.o.Poll, nil
+	}
+	p.verified, p.verifiedAt = &now, began
 	s := &p.sight
 	s.Orphans = nil
 	for _, snap := range now.Unlisted {
@@ -234,7 +255,7 @@ func (p *partition) upkeep(ctx context.Context) (time.Duration, error) {
 			})
 		}
 	}
-	p.setPoints(points, "the pointer no longer lists it")
+	p.setPoints(of, points, "the pointer no longer lists it")
 	p.setFindings(found)
 	return verifyEvery, nil
 }

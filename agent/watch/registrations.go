@@ -6,13 +6,90 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/quarry-db/quarry/pkg/bucket"
 	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/pkg/slatedb"
 )
+
+// catalogPrefix is where the rows of the catalog slate begin.
+var catalogPrefix = []byte("\x51\x01slate/")
+
+// catalogEvery is how many polls lie between two looks at the catalog slate.
+const catalogEvery = 60
+
+// fold is the catalog slate as it was last read. It belongs to its task.
+type fold struct {
+	head  *slatedb.Head // without contents; nil: never read
+	tail  uint64        // the last WAL object that was read
+	looks int
+}
+
+// catalogTask reads registrations from the catalog slate when there is one. It
+// only reads: nobody but the region's duty writes there.
+func (w *Watcher) catalogTask(ctx context.Context) time.Duration {
+	const again = catalogEvery
+	if w.catalog.head != nil && !w.catalog.moved(ctx, w.look) {
+		return again * w.o.Poll
+	}
+	rows, bad, err := w.readCatalog(ctx)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return again * w.o.Poll // none yet, or it was taken away: what it said stands
+	case err != nil && (bucketWide(err) || ctx.Err() != nil):
+		return again * w.o.Poll
+	case err != nil:
+		// What was read before stands; that it is not the newest is told.
+		bad = []catalog.Finding{unreadableRegistration(catalog.CatalogRoot, err)}
+		w.log.Warn("the catalog slate cannot be read", "err", err)
+	}
+	w.pending.Lock()
+	if err == nil {
+		w.fromCatalog = rows
+	}
+	w.badInCatalog = bad
+	w.pending.Unlock()
+	w.inboxAgain.Store(true)
+	w.looks.hurry(w.inboxLook)
+	return again * w.o.Poll
+}
+
+// moved asks whether there is a newer manifest or a newer WAL object, and now
+// and then whether it is still the same database. Rows lie in the WAL long
+// before a manifest knows of them.
+func (f *fold) moved(ctx context.Context, e eyes) bool {
+	if next, err := f.head.Next(ctx, e); next != nil || err != nil {
+		return true
+	}
+	if _, _, err := e.Stat(ctx, slatedb.WALKey(catalog.CatalogRoot, f.tail+1)); !errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	if f.looks++; f.looks%10 == 0 {
+		still, err := f.head.StillThere(ctx, e)
+		return !still || err != nil
+	}
+	return false
+}
+
+func (w *Watcher) readCatalog(ctx context.Context) (map[string]catalog.Registration, []catalog.Finding, error) {
+	head, err := slatedb.Latest(ctx, w.look, catalog.CatalogRoot)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := slatedb.OpenReader(ctx, w.look, catalog.CatalogRoot, slatedb.ReaderOptions{Head: head, BlockCacheBytes: -1})
+	if err != nil {
+		return nil, nil, err
+	}
+	rows, bad, err := registrationsIn(ctx, r)
+	if err == nil && r.ManifestID() == head.ID {
+		w.catalog = fold{head: &slatedb.Head{Root: head.Root, ID: head.ID, SHA256: head.SHA256}, tail: r.WALTail()}
+	}
+	return rows, bad, err
+}
 
 // ReadRegistrations reads all that owners declared in a bucket, in the catalog
 // slate and in the inbox, ordered by id: for the command line, which has no
@@ -20,28 +97,15 @@ import (
 // store's.
 func ReadRegistrations(ctx context.Context, b *bucket.Bucket) ([]catalog.Registration, []catalog.Finding, error) {
 	var bad []catalog.Finding
-	unreadable := func(key string, err error) {
-		bad = append(bad, catalog.Finding{Code: "registration-unreadable", Object: key, What: err.Error()})
-	}
 	all := map[string]catalog.Registration{}
 	r, err := slatedb.OpenReader(ctx, b, catalog.CatalogRoot, slatedb.ReaderOptions{})
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
+	if err == nil {
+		all, bad, err = registrationsIn(ctx, r)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil // nobody has made one
+	}
+	if err != nil {
 		return nil, nil, fmt.Errorf("read the catalog slate: %w", err)
-	default:
-		for e, err := range r.ScanPrefix(ctx, catalogPrefix) {
-			if err != nil {
-				return nil, nil, fmt.Errorf("read the catalog slate: %w", err)
-			}
-			reg, ok, err := catalogRow(e)
-			switch {
-			case err != nil:
-				unreadable(catalog.CatalogRoot+" "+string(e.Key[2:]), err)
-			case ok:
-				all[reg.ID] = reg
-			}
-		}
 	}
 	objects, _, err := b.List(ctx, catalog.InboxPrefix)
 	if err != nil {
@@ -51,8 +115,8 @@ func ReadRegistrations(ctx context.Context, b *bucket.Bucket) ([]catalog.Registr
 		if !strings.HasSuffix(o.Key, ".json") {
 			continue
 		}
-		if o.Size > catalog.MaxDeclared {
-			unreadable(o.Key, fmt.Errorf("%d bytes, at most %d", o.Size, catalog.MaxDeclared))
+		if err := fitting(o.Key, o.Size); err != nil {
+			bad = append(bad, unreadableRegistration(o.Key, err))
 			continue
 		}
 		raw, err := b.Get(ctx, o.Key)
@@ -62,31 +126,65 @@ func ReadRegistrations(ctx context.Context, b *bucket.Bucket) ([]catalog.Registr
 		if err != nil {
 			return nil, nil, err
 		}
-		reg, err := catalog.DecodeRegistration(o.Key, raw)
+		reg, err := registrationAt(o.Key, raw)
 		if err != nil {
-			unreadable(o.Key, err)
+			bad = append(bad, unreadableRegistration(o.Key, err))
 			continue
 		}
 		all[reg.ID] = reg
 	}
-	var out []catalog.Registration
-	for _, reg := range all {
-		out = append(out, reg)
-	}
-	slices.SortFunc(out, func(a, b catalog.Registration) int { return strings.Compare(a.ID, b.ID) })
-	return out, bad, nil
+	return slices.SortedFunc(maps.Values(all), func(a, b catalog.Registration) int { return strings.Compare(a.ID, b.ID) }), bad, nil
 }
 
-// catalogRow decodes a row of the catalog slate; ok is false for rows that are
-// no registrations.
-func catalogRow(e *slatedb.Entry) (reg catalog.Registration, ok bool, err error) {
-	if !strings.HasSuffix(string(e.Key), "/registration") {
-		return reg, false, nil
+// registrationsIn are the registrations of the catalog slate by id; rows that
+// cannot be understood are findings and hide no others.
+func registrationsIn(ctx context.Context, r *slatedb.Reader) (map[string]catalog.Registration, []catalog.Finding, error) {
+	all := map[string]catalog.Registration{}
+	var bad []catalog.Finding
+	for e, err := range r.ScanPrefix(ctx, catalogPrefix) {
+		if err != nil {
+			return nil, nil, err
+		}
+		if !strings.HasSuffix(string(e.Key), "/registration") {
+			continue
+		}
+		var id struct{ ID string }
+		reg, err := catalog.Registration{}, json.Unmarshal(e.Value, &id)
+		if err == nil {
+			reg, err = registrationAt(id.ID+".json", e.Value)
+		}
+		if err != nil {
+			bad = append(bad, unreadableRegistration(catalog.CatalogRoot+" "+string(e.Key[2:]), err))
+			continue
+		}
+		all[reg.ID] = reg
 	}
-	var id struct{ ID string }
-	if err := json.Unmarshal(e.Value, &id); err != nil {
-		return reg, false, err
+	return all, bad, nil
+}
+
+// registrationAt decodes a registration, wherever it lies.
+func registrationAt(key string, raw []byte) (catalog.Registration, error) {
+	r, err := catalog.DecodeRegistration(key, raw)
+	if err != nil {
+		return r, err
 	}
-	reg, err = catalog.DecodeRegistration(id.ID+".json", e.Value)
-	return reg, err == nil, err
+	if r.Root = strings.Trim(r.Root, "/"); strings.HasPrefix(r.Root+"/", catalog.Prefix) {
+		return r, fmt.Errorf("registration %s: root %q is Quarry's own: %w", key, r.Root, catalog.ErrInvalid)
+	}
+	return r, nil
+}
+
+// fitting refuses what others dropped and nobody has to read.
+func fitting(key string, size int64) error {
+	if size > catalog.MaxDeclared {
+		return fmt.Errorf("%s: %d bytes, at most %d: %w", key, size, catalog.MaxDeclared, catalog.ErrInvalid)
+	}
+	return nil
+}
+
+func unreadableRegistration(object string, err error) catalog.Finding {
+	return catalog.Finding{
+		Code: "registration-unreadable", Object: object, What: err.Error() + "; it is passed over",
+		Cure: "remove it, and write it again as its error says",
+	}
 }

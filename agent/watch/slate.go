@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,9 @@ type follower interface {
 	look(ctx context.Context, quiet bool) (moved bool, err error)
 	// turns is how many looks ask everything once when the root is quiet.
 	turns() int
+	// afresh makes the next look take what is there as if it had never been
+	// seen. It is the look's own.
+	afresh()
 	// upkeep does what is needed rarely, and says when it is needed again.
 	upkeep(ctx context.Context) (time.Duration, error)
 }
@@ -41,7 +45,9 @@ type slate struct {
 	follower
 	lookTask, upkeepTask *task
 	doubted              atomic.Bool // discovery no longer sees it: prove it
+	passed               atomic.Bool // a collector may have gone past what we know: list
 	hinted               atomic.Bool // somebody says that it moves
+	headless             atomic.Bool // what makes it what it is is gone, other things are there
 	stopped              atomic.Bool // it is no longer followed
 
 	// The look's own.
@@ -131,6 +137,9 @@ func (s *slate) doUpkeep(ctx context.Context) time.Duration {
 	if err != nil {
 		s.w.log.Debug("upkeep", "slate", s.root, "err", err)
 		again = time.Minute
+		if _, ready := s.w.Progress(); !ready {
+			again = 5 * s.w.o.Poll // the region's first word waits for it
+		}
 	}
 	if err == nil || !bucketWide(err) {
 		s.w.tendedTo(s)
@@ -188,8 +197,8 @@ func (w *Watcher) quietest() time.Duration {
 // tell gives the report what the sighting says now, when that is anything new.
 // The caller holds s.mu; Set does not block.
 func (s *slate) tell() {
-	if s.sight.Root == "" {
-		return
+	if s.sight.Root == "" || s.stopped.Load() {
+		return // nothing to say, or it is a successor's to say
 	}
 	s.sight.Slate = s.w.nameOf(s.root)
 	if s.sight.Checkpoints == nil {
@@ -226,6 +235,7 @@ func (s *slate) cannotRead(err error) {
 	}
 	s.sight.Seen, s.sight.Reason = catalog.SeenUnreadable, err.Error()
 	s.tell()
+	s.afresh() // once it can be read it is live again, moved or not
 }
 
 // identify finds or makes the incarnation of what is there now. prove judges
@@ -233,6 +243,9 @@ func (s *slate) cannotRead(err error) {
 // points of what was there are void.
 func (s *slate) identify(ctx context.Context, now record, prove func(was record) (verdict, string, error)) (verdict, error) {
 	now.Root = s.root
+	s.mu.Lock()
+	told := s.sight.Incarnation
+	s.mu.Unlock()
 	was, kept, err := s.recorded(ctx)
 	if err != nil {
 		return unknown, err
@@ -245,8 +258,13 @@ func (s *slate) identify(ctx context.Context, now record, prove func(was record)
 				return unknown, err
 			}
 			if v == same {
+				if told != "" && told != was.Incarnation {
+					// Another agent was the first to record what is there now.
+					s.withdrawPoints(voided)
+					v = another
+				}
 				s.settle(was, kept, now)
-				return same, nil
+				return v, nil
 			}
 			s.w.log.Warn("another database is at this root", "root", s.root, "was", was.Incarnation, "reason", why)
 			now.N = was.N + 1
@@ -257,7 +275,7 @@ func (s *slate) identify(ctx context.Context, now record, prove func(was record)
 		minted, ok, err := s.w.mint(ctx, now)
 		switch {
 		case err == nil:
-			s.withdrawPoints("void: incarnation changed")
+			s.withdrawPoints(voided)
 			s.settle(minted, ok, now)
 			return another, nil
 		case errors.Is(err, fs.ErrExist):
@@ -280,7 +298,7 @@ func (s *slate) recorded(ctx context.Context) (record, bool, error) {
 	if !some {
 		return record{}, false, nil
 	}
-	rec, err := s.w.readRecord(ctx, r.newest, s.root)
+	rec, r, err := s.w.newestRecord(ctx, s.root, r)
 	switch {
 	case errors.Is(err, catalog.ErrInvalid):
 		// Nothing can be proven against it; the next number is free.
@@ -288,6 +306,8 @@ func (s *slate) recorded(ctx context.Context) (record, bool, error) {
 		return record{Incarnation: illegible, N: r.n}, false, nil
 	case err != nil && !bucketWide(err):
 		s.w.log.Warn("a record of an incarnation cannot be read", "err", err)
+		return record{}, false, nil
+	case err == nil && rec.Incarnation == "":
 		return record{}, false, nil
 	}
 	if err == nil && r.observation {
@@ -335,10 +355,32 @@ func (s *slate) record(ctx context.Context) error {
 	return nil
 }
 
-// setPoints replaces the restore points that were told by these.
-func (s *slate) setPoints(points map[string]catalog.RestorePoint, whyGone string) {
+// voided is why restore points are withdrawn when another database is at their
+// root.
+const voided = "void: incarnation changed"
+
+// setPoints replaces the restore points that were told by these, which were
+// read of the incarnation of. When another is there by now it does nothing:
+// restore points of a database that is gone must never count for its successor.
+func (s *slate) setPoints(of string, points map[string]catalog.RestorePoint, whyGone string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if of == s.sight.Incarnation {
+		s.replacePoints(points, whyGone)
+	}
+}
+
+func (s *slate) withdrawPoints(why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.replacePoints(nil, why)
+}
+
+// replacePoints is for callers who hold mu.
+func (s *slate) replacePoints(points map[string]catalog.RestorePoint, whyGone string) {
+	if s.stopped.Load() {
+		return
+	}
 	name := s.w.nameOf(s.root)
 	for id, p := range points {
 		p.Slate, p.Root, p.Incarnation, p.Lineage = name, s.root, s.sight.Incarnation, s.sight.Lineage
@@ -355,12 +397,13 @@ func (s *slate) setPoints(points map[string]catalog.RestorePoint, whyGone string
 	s.points = points
 }
 
-func (s *slate) withdrawPoints(why string) { s.setPoints(nil, why) }
-
 // setFindings replaces the findings that were told by these.
 func (s *slate) setFindings(found []catalog.Finding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.stopped.Load() {
+		return
+	}
 	now := make(map[string]catalog.Finding, len(found))
 	for _, f := range found {
 		f.Slate, f.Root = s.w.nameOf(s.root), s.root
@@ -382,16 +425,12 @@ func (s *slate) setFindings(found []catalog.Finding) {
 func (s *slate) renamed() {
 	s.mu.Lock()
 	s.tell()
-	points := make(map[string]catalog.RestorePoint, len(s.points))
-	for id, p := range s.points {
-		points[id] = p
-	}
+	s.replacePoints(maps.Clone(s.points), "")
 	var found []catalog.Finding
 	for _, f := range s.findings {
 		found = append(found, f)
 	}
 	s.mu.Unlock()
-	s.setPoints(points, "")
 	s.setFindings(found)
 }
 

@@ -28,12 +28,14 @@ type hub struct {
 	sights  map[string]catalog.Sighting
 	history []catalog.Sighting
 	points  map[string]catalog.RestorePoint
-	finds   map[string]catalog.Finding
-	regs    map[string]catalog.Registration
-	leases  map[string]catalog.Lease
-	gone    map[string]string // withdrawn, and why
-	health  Health
-	ready   bool
+
+	everPoints []catalog.RestorePoint
+	finds      map[string]catalog.Finding
+	regs       map[string]catalog.Registration
+	leases     map[string]catalog.Lease
+	gone       map[string]string // withdrawn, and why
+	health     Health
+	ready      bool
 
 	bucket  string
 	known   bool
@@ -57,6 +59,7 @@ func (h *hub) Set(f catalog.Fact) {
 		h.history = append(h.history, *f.Sighting)
 	case catalog.FactRestorePoint:
 		h.points[f.Key] = *f.RestorePoint
+		h.everPoints = append(h.everPoints, *f.RestorePoint)
 	case catalog.FactFinding:
 		h.finds[f.Key] = *f.Finding
 	case catalog.FactRegistration:

@@ -21,6 +21,7 @@ type tail struct {
 	id        uint64 // the newest object; 0: none ever
 	seq       uint64 // highest sequence number read from it
 	firstKey  []byte // smallest key of the objects read, for the kind
+	hole      uint64 // an id that is missing between others; 0: none
 }
 
 // maxFences is how many objects without rows are stepped over to find the
@@ -35,6 +36,12 @@ func (t *tail) follow(ctx context.Context, d *database, m *manifest.Manifest) er
 	}
 	if t.known {
 		t.id = max(t.id, m.ReplayAfterWAL)
+		if t.hole > 0 && m.ReplayAfterWAL >= t.hole {
+			t.hole = 0 // nobody replays it any more
+			d.mu.Lock()
+			d.walNotes = nil
+			d.mu.Unlock()
+		}
 		return nil
 	}
 	// From the object before: the last one that is in tables is never
@@ -69,7 +76,9 @@ func (t *tail) follow(ctx context.Context, d *database, m *manifest.Manifest) er
 			Cure: "name the WAL's own store wherever the database is opened; for a copy that is complete nothing",
 		})
 	}
+	t.hole = 0
 	if hole, ok := errors.AsType[*wal.Hole](wal.Check(m.ReplayAfterWAL, m.WALLastSeen, ids)); ok && len(ids) > 0 {
+		t.hole = hole.ID
 		notes = append(notes, catalog.Finding{
 			Code: string(slatedb.WALHole), Object: slatedb.WALKey(d.root, hole.ID),
 			What: fmt.Sprintf("%v; SlateDB up to 0.13 refuses to open the database, later ones lose the rows behind the hole", hole),
@@ -125,6 +134,17 @@ func (d *database) lookForWAL(ctx context.Context) (bool, error) {
 	t := &d.wal
 	if t.elsewhere || !t.known {
 		return false, nil
+	}
+	if t.hole > 0 {
+		_, _, err := d.w.look.Stat(ctx, slatedb.WALKey(d.root, t.hole))
+		if err == nil {
+			*t = tail{} // it was put back: look at the whole WAL again
+			d.passed.Store(true)
+			return true, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
 	}
 	raw, err := d.w.look.Get(ctx, slatedb.WALKey(d.root, t.id+1))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -31,6 +31,10 @@ const maxLogRequests = 500
 
 // care is what upkeep of a database knows.
 type care struct {
+	// of is the incarnation that all of it is of: what is known of a database
+	// that is gone says nothing of its successor.
+	of string
+
 	logAt, compactionsAt, boundaryAt, listedAt, verifiedAt time.Time
 	logNext                                                time.Time
 	begun                                                  bool
@@ -54,7 +58,7 @@ type hold struct {
 
 func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
 	d.mu.Lock()
-	live := d.sight.Seen == catalog.SeenLive
+	live, of := d.sight.Seen == catalog.SeenLive, d.sight.Incarnation
 	kind, extractor := d.sight.Kind, d.sight.KindFrom
 	moved, compactor := d.movedLast, d.epoch > 0
 	holds := d.holds
@@ -62,6 +66,9 @@ func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
 	c, now := &d.care, time.Now()
 	if !live {
 		return listEvery, nil
+	}
+	if c.of != of {
+		*c = care{of: of}
 	}
 	if !c.begun {
 		// First all that is there to be told; looking at every object of it
@@ -102,7 +109,7 @@ func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	if age := now.Sub(c.listedAt); age >= listQuietEvery || age >= listEvery && moved.After(c.listedAt) {
-		if err := d.measure(ctx, d.root+"/"); err != nil {
+		if err := d.measure(ctx, of, d.root+"/"); err != nil {
 			return 0, err
 		}
 		c.listedAt = now
@@ -118,8 +125,8 @@ func (d *database) tellFindings() {
 	d.setFindings(notes)
 }
 
-// measure lists everything below a prefix for its sizes.
-func (s *slate) measure(ctx context.Context, prefix string) error {
+// measure lists everything below a prefix for the sizes of the incarnation of.
+func (s *slate) measure(ctx context.Context, of, prefix string) error {
 	var bytes, objects uint64
 	err := s.w.tend.Walk(ctx, prefix, "", func(_ string, size int64, _ time.Time) error {
 		objects++
@@ -131,6 +138,9 @@ func (s *slate) measure(ctx context.Context, prefix string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.sight.Incarnation != of {
+		return nil // another is there by now, and looked at by itself
+	}
 	s.sight.ListedBytes, s.sight.ListedObjects, s.sight.ListedAt = &bytes, &objects, ptr(time.Now().UTC())
 	s.tell()
 	return nil
@@ -174,6 +184,9 @@ func (d *database) readLog(ctx context.Context) error {
 	d.care.logAt = began
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.sight.Incarnation != d.care.of {
+		return nil
+	}
 	d.sight.Position, d.sight.TrimmedTo = nil, nil // unknown, never an old number as a new one
 	if err == nil {
 		if head, ok := log.Head(); ok {
@@ -212,6 +225,9 @@ func (d *database) readCompactions(ctx context.Context) error {
 	d.care.compactionsAt = time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.sight.Incarnation != d.care.of {
+		return nil
+	}
 	d.sight.Compaction = ""
 	if err == nil {
 		d.sight.Compaction = newestCompaction(state.Compactions)
@@ -238,10 +254,27 @@ func (d *database) checkBoundary(ctx context.Context) error {
 	if err != nil && !undecodable(err) {
 		return err
 	}
-	d.care.boundaryAt, d.care.boundaryNotes = time.Now(), nil
 	d.mu.Lock()
-	newest := *d.sight.ManifestID
+	known, again := d.sight.ManifestID, d.sight.Incarnation != d.care.of
 	d.mu.Unlock()
+	if known == nil || again {
+		return nil // another database is there by now
+	}
+	newest := *known
+	if err == nil && b >= newest && newest > 0 {
+		// Or it is we who are behind: a checkpoint made the collector keep
+		// the manifest that we know, and it took the ones after it.
+		ids, err := slatedb.ManifestIDs(ctx, d.w.tend, d.root)
+		if err != nil {
+			return err
+		}
+		if len(ids) > 0 && ids[len(ids)-1] > newest {
+			newest = ids[len(ids)-1]
+			d.passed.Store(true)
+			d.w.looks.hurry(d.lookTask)
+		}
+	}
+	d.care.boundaryAt, d.care.boundaryNotes = time.Now(), nil
 	key := slatedb.BoundaryKey(d.root)
 	switch {
 	case err != nil:
@@ -318,7 +351,7 @@ func (d *database) tellPoints(checkpoints []manifest.Checkpoint) {
 		}
 		points[p.ID] = p
 	}
-	d.setPoints(points, "the checkpoint was removed")
+	d.setPoints(d.care.of, points, "the checkpoint was removed")
 }
 
 // readHold reads what a checkpoint pins. Its position is the highest it

@@ -24,7 +24,6 @@ import (
 
 	"github.com/quarry-db/quarry/pkg/bucket"
 	"github.com/quarry-db/quarry/pkg/catalog"
-	"github.com/quarry-db/quarry/pkg/slatedb"
 )
 
 // Reporter takes what is seen. Its methods may be called by many goroutines at
@@ -119,21 +118,23 @@ type Watcher struct {
 	o   Options
 	log *slog.Logger
 
-	purse       *purse
-	senses      *senses
-	look, tend  eyes
-	looks       *queue // slates, the inbox, discovery
-	tending     *queue // upkeep of slates
-	discovery   *task
-	inboxLook   *task
-	regionLook  *task
-	ending      atomic.Bool // the process ends: write down what was seen
-	behind      atomic.Bool
-	inboxAgain  atomic.Bool
-	spend       spending
-	telling     sync.Mutex
-	pending     sync.Mutex // guards fromCatalog
-	fromCatalog map[string]catalog.Registration
+	purse      *purse
+	senses     *senses
+	look, tend eyes
+	looks      *queue // slates, the inbox, discovery
+	tending    *queue // upkeep of slates
+	discovery  *task
+	inboxLook  *task
+	regionLook *task
+	ending     atomic.Bool // the process ends: write down what was seen
+	behind     atomic.Bool
+	inboxAgain atomic.Bool
+	spend      spending
+	telling    sync.Mutex
+
+	pending      sync.Mutex // guards what follows
+	fromCatalog  map[string]catalog.Registration
+	badInCatalog []catalog.Finding
 
 	// Each belongs to its task.
 	discoverEvery     time.Duration
@@ -142,7 +143,7 @@ type Watcher struct {
 	leaseFindings     findings
 	declaredFindings  findings
 	toldRegistrations map[string]catalog.Registration
-	catalogHead       *slatedb.Head
+	catalog           fold
 
 	mu         sync.Mutex
 	region     descriptor
@@ -296,20 +297,24 @@ func (w *Watcher) heedHub(ctx context.Context) {
 // follow begins to follow a root and reports whether it was not followed
 // before. A missing one that is there again is looked at at once.
 func (w *Watcher) follow(root string, l layout) bool {
+	s := &slate{w: w, root: root}
 	w.mu.Lock()
-	if s := w.slates[root]; s != nil {
+	for old := w.slates[root]; old != nil; old = w.slates[root] {
 		w.mu.Unlock()
-		if s.missing() && s.layout() == l {
-			w.looks.hurry(s.lookTask)
+		if old.layout() == l {
+			if old.missing() {
+				w.looks.hurry(old.lookTask)
+			}
 			return false
 		}
-		if s.layout() == l {
-			return false
-		}
-		w.forget(s)
+		w.forget(old)
+		// What was told of the root is the successor's to take back.
+		old.mu.Lock()
+		s.sight.Incarnation, s.points, s.findings = old.sight.Incarnation, old.points, old.findings
+		old.points, old.findings = nil, nil
+		old.mu.Unlock()
 		w.mu.Lock()
 	}
-	s := &slate{w: w, root: root}
 	if w.discovered {
 		s.movedAt = time.Now() // it is new: more may come
 	}
