@@ -2,12 +2,14 @@ package query_test
 
 import (
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/quarry-db/quarry/hub/query"
+	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
@@ -56,8 +58,28 @@ func big(n int) *view.View {
 	return b.Publish(start)
 }
 
-var theTypes = struct{ placements, slates *query.Type }{
+var theTypes = struct{ placements, slates, owners *query.Type }{
 	query.TypeOf[catalog.Placement]("placements", nil, "slate", "region", "root"), query.TypeOf[catalog.Slate]("slates", nil, "name"),
+	query.TypeOf[catalog.OwnerRow]("owners", nil, "slate", "region", "root"),
+}
+
+// ownerAt makes an owner's row of a placement.
+func ownerAt(t *table.Table, s table.Slot) *catalog.OwnerRow {
+	var moved *time.Time
+	c, i := t.At(s)
+	if n, ok := c.Number(t.Schema().Col("hidden.moved_at"), i); ok {
+		at := table.NumberTime(n)
+		moved = &at
+	}
+	return view.OwnerOf(t.Row(s).(*catalog.Placement), moved)
+}
+
+func ownersOf(v *view.View) query.Source {
+	return query.Source{
+		Table: v.PlacementTable(), Columns: map[string]string{"declared": "registered", "moved_at": "hidden.moved_at"},
+		Row:   func(s table.Slot) any { return ownerAt(v.PlacementTable(), s) },
+		Extra: func(*query.Filter) iter.Seq[any] { return anyOf(v.Declared()) },
+	}
 }
 
 func placementsOf(v *view.View) query.Source { return query.Source{Table: v.PlacementTable()} }

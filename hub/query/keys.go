@@ -107,9 +107,11 @@ type sorter struct {
 	terms []term
 	read  []func(c *table.Chunk, i int) sortKey
 	after []sortKey // of the last row of the page before; nil: the first page
-	// number is the column of the first term when it is a number, else -1.
+	// number is the column of the first term when it is a number or time, else
+	// -1; none is the key of rows without one.
 	number   int
 	zeroNull bool
+	none     sortKey
 }
 
 // sorter reads what columns tell; nil: the order needs more.
@@ -123,8 +125,10 @@ func (x *scan) sorter(o order, after []value) *sorter {
 		s.read = append(s.read, read)
 		if f := tm.path.fields[0]; i == 0 {
 			col, _ := x.column(f)
-			if c := x.cols[col]; c.Kind == table.Number && !c.Covered && !f.signed() && (f.typ.Kind() == reflect.Pointer || f.OmitEmpty) {
-				s.number, s.zeroNull = col, f.typ.Kind() != reflect.Pointer
+			c, pointer := x.cols[col], f.typ.Kind() == reflect.Pointer
+			if (c.Kind == table.Number || c.Kind == table.Time) && !(c.Covered && x.cover) && !f.signed() {
+				s.number, s.zeroNull = col, f.Kind == Number && f.OmitEmpty && !pointer
+				s.none, _ = tm.read(x.one).key(false)
 			}
 		}
 		if after != nil {
@@ -338,7 +342,7 @@ func (b *best) chunk(in table.Mask) {
 	lo, hi := b.window()
 	for m := in; m != 0; m &= m - 1 {
 		i := first(m)
-		k := sortKey{rank: absent}
+		k := b.none
 		if has&(1<<i) != 0 && !(b.zeroNull && x.buf[i] == 0) {
 			v := x.buf[i]
 			if v < lo || v > hi {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -16,110 +17,22 @@ import (
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
-var start = time.Date(2026, 11, 21, 4, 0, 0, 0, time.UTC)
-
-// fleet changes a view at random and keeps the rows beside it, as plain
-// structs that were put.
-type fleet struct {
-	rng *rand.Rand
-	b   *view.Builder
-	n   int
-}
-
-func (f *fleet) pick(of ...string) string { return of[f.rng.IntN(len(of))] }
-
-func some[T any](f *fleet, v T) *T {
-	if f.rng.IntN(4) == 0 {
-		return nil
-	}
-	return &v
-}
-
-func (f *fleet) number() uint64 {
-	return []uint64{0, 1, 2, 3, 1 << 10, 1 << 20, 1<<63 + 1, 1<<64 - 1, f.rng.Uint64N(1000)}[f.rng.IntN(9)]
-}
-
-func (f *fleet) time() time.Time { return start.Add(time.Duration(f.rng.IntN(9)-4) * 30 * time.Minute) }
-
-func (f *fleet) placement(i int) *catalog.Placement {
-	p := &catalog.Placement{
-		Region: fmt.Sprint("r", i%3), State: catalog.PlacementState(f.pick("live", "live", "missing", "unreadable")), StateReason: f.pick("", "", "Torn", "gone"),
-		StateSince: f.time(), Registered: f.rng.IntN(2) == 0, Owner: f.pick("", "ann", "Bob"), Contact: f.pick("", "x@y"), ObservedAt: f.time(),
-		FirstSeen: f.time(), RestorePoints: uint64(f.rng.IntN(3)), VerifiedRestorePoints: uint64(f.rng.IntN(2)), WriterSince: some(f, f.time()),
-		Disagreement: f.pick("", "", "two writers declared"),
-	}
-	p.Root = fmt.Sprintf("dbs/n%03d", i)
-	p.Slate = f.pick(p.Root, p.Root, "named", fmt.Sprint("s", i%7))
-	p.Kind, p.KindFrom, p.Seen = catalog.Kind(f.pick("log", "slatedb", "vector")), f.pick("", "layout"), catalog.Seen(f.pick("live", "missing"))
-	p.Incarnation, p.Lineage, p.IncarnationKept = f.pick("", "01A", "01B"), f.pick("", "01A", "L"), f.rng.IntN(2) == 0
-	p.Reason, p.Extractor, p.PositionDomain, p.Pill = f.pick("", "bad"), f.pick("", "time"), f.pick("seq", "lsn"), f.pick("", "deleted")
-	p.ManifestID, p.ManifestVersion, p.WriterEpoch = some(f, f.number()), some(f, uint64(f.rng.IntN(3))), some(f, f.number())
-	p.Position, p.Bytes, p.WALGap = some(f, f.number()), some(f, f.number()), some(f, f.number())
-	p.Initialized, p.ListedAt, p.MoreCheckpoints = some(f, f.rng.IntN(2) == 0), some(f, f.time()), uint64(f.rng.IntN(2))
-	p.Checkpoints, p.Readers = []catalog.Checkpoint{}, []catalog.Reader{}
-	if f.rng.IntN(3) == 0 {
-		p.Labels = map[string]string{"team": f.pick("x", "y", ""), "a.b/c": "1"}
-		p.Checkpoints = append(p.Checkpoints, catalog.Checkpoint{ID: f.pick("c1", "c2"), Name: f.pick("", "n"), Expires: some(f, f.time()), ManifestID: f.number()})
-		p.Readers = append(p.Readers, catalog.Reader{ID: "c1", Name: f.pick("", "ann"), From: f.pick("lease", "checkpoint"), Lapsed: f.rng.IntN(2) == 0})
-		p.PinnedBy = []string{f.pick("dbs/n001", "copy")}
-	}
-	return p
-}
-
-// change makes some changes of all kinds.
-func (f *fleet) change(times int) {
-	for range times {
-		i := f.rng.IntN(f.n)
-		region, root := fmt.Sprint("r", i%3), fmt.Sprintf("dbs/n%03d", i)
-		var slates []string
-		if s := f.b.Slot(region, root); f.b.Placement(region, root) != nil {
-			slates = append(slates, f.b.Name(s))
-		}
-		switch k := f.rng.IntN(12); {
-		case k < 6:
-			p := f.placement(i)
-			f.b.SetPlacement(p, false)
-			slates = append(slates, p.Slate)
-		case k < 9 && slates != nil:
-			var values [len(catalog.MoveFields)]uint64
-			for k := range values {
-				values[k] = f.number()
-			}
-			f.b.Move(f.b.Slot(region, root), &view.Moved{Mask: uint32(f.rng.Uint64()) & 0x7fff, Null: uint32(f.rng.Uint64()) & 0x7fff & uint32(f.rng.Uint64()), Values: &values, At: f.time()})
-		case k < 10:
-			f.b.RemovePlacement(region, root)
-		default:
-			f.b.StaleRegion(fmt.Sprint("r", f.rng.IntN(3)), f.rng.IntN(2) == 0, "region-stale: silent", f.time())
-		}
-		for _, name := range slates {
-			f.slate(name)
-		}
-	}
-}
-
-// slate sums up the placements of a name.
-func (f *fleet) slate(name string) {
-	row := &catalog.Slate{Name: name, Regions: []string{}}
-	for p := range f.b.PlacementsOf(name) {
-		row.Kind, row.State, row.ObservedAt = p.Kind, catalog.StateLive, p.ObservedAt
-		row.Placements++
-		if !slices.Contains(row.Regions, p.Region) {
-			row.Regions = append(row.Regions, p.Region)
-		}
-		row.Bytes, row.Labels, row.Owner = p.Bytes, p.Labels, p.Owner
-	}
-	if row.Placements == 0 {
-		f.b.RemoveSlate(name)
-	} else {
-		f.b.SetSlate(row, false)
-	}
-}
-
 // asker writes random questions about rows of a type.
 type asker struct {
 	f     *fleet
+	name  string // of the resource
 	typ   *query.Type
 	names []string
+	// plain has the rows as structs, columns as the hub asks for them.
+	rows    func(v *view.View) iter.Seq[any]
+	columns func(v *view.View) query.Source
+	key     func(row any) string
+	plain   []any
+}
+
+func (a *asker) source() query.Source {
+	all := a.plain
+	return query.Source{Rows: func(*query.Filter) iter.Seq[any] { return slices.Values(all) }}
 }
 
 func (a *asker) filter(depth int) string {
@@ -159,127 +72,243 @@ func (a *asker) order() string {
 // refused: the question itself was wrong, in both ways alike.
 func refused(err error) bool { _, ok := errors.AsType[*query.Error](err); return ok }
 
+func anyOf[T any](rows iter.Seq[*T]) iter.Seq[any] {
+	return func(yield func(any) bool) {
+		for r := range rows {
+			if !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+func askers(f *fleet) []*asker {
+	p, s, o := theTypes.placements, theTypes.slates, theTypes.owners
+	return []*asker{
+		{f: f, name: view.Placements, typ: p, names: p.Names(), rows: func(v *view.View) iter.Seq[any] { return anyOf(v.Placements()) }, columns: placementsOf,
+			key: func(r any) string { p := r.(*catalog.Placement); return view.PlacementKey(p.Region, p.Root) }},
+		{f: f, name: view.Slates, typ: s, names: s.Names(), rows: func(v *view.View) iter.Seq[any] { return anyOf(v.Slates()) }, columns: slatesOf,
+			key: func(r any) string { return r.(*catalog.Slate).Name }},
+		{f: f, name: view.Owners, typ: o, names: o.Names(), rows: func(v *view.View) iter.Seq[any] { return anyOf(v.Owners()) }, columns: ownersOf,
+			key: func(r any) string { o := r.(*catalog.OwnerRow); return view.PlacementKey(o.Region, o.Root) }},
+	}
+}
+
 // The answers from columns are those of a plain reading of the same rows:
-// every form of filter, any order, pages across changes, summaries.
+// every form of filter, any order, pages across changes, summaries, single
+// rows, and watches.
 func TestColumnsAnswerAsAPlainReadingDoes(t *testing.T) {
-	want := 6_000
-	if os.Getenv("QUARRY_SOAK") != "" {
-		want = 150_000
+	want := 100_000
+	switch {
+	case os.Getenv("QUARRY_SOAK") != "":
+		want = 1_000_000
+	case testing.Short():
+		want = 10_000
 	}
 	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 7))
-	f := &fleet{rng: rng, b: view.NewBuilder(0, 0, 0), n: 160}
-	f.change(1000)
-	placements := query.TypeOf[catalog.Placement]("placements", nil, "slate", "region", "root")
-	slates := query.TypeOf[catalog.Slate]("slates", nil, "name")
-	askers := []*asker{{f, placements, placements.Names()}, {f, slates, slates.Names()}}
-	asked, found, pages := 0, 0, 0
-	v := f.b.Publish(start)
-	var rows [2][]any
-	collect := func() {
-		rows = [2][]any{}
-		for p := range v.Placements() {
-			rows[0] = append(rows[0], p)
-		}
-		for s := range v.Slates() {
-			rows[1] = append(rows[1], s)
-		}
-	}
-	collect()
-	for asked < want {
-		if rng.IntN(100) == 0 {
-			f.change(1 + rng.IntN(100))
-			v = f.b.Publish(start)
-			collect()
-		}
-		k := 0
-		if rng.IntN(4) == 0 {
-			k = 1
-		}
-		a := askers[k]
-		req := query.Request{OrderBy: a.order(), PageSize: 1 + rng.IntN(12)}
-		if rng.IntN(10) > 0 {
-			req.Filter = a.filter(rng.IntN(3))
-		}
-		plain := func() query.Source {
-			all := rows[k]
-			return query.Source{Rows: func(*query.Filter) iter.Seq[any] { return slices.Values(all) }}
-		}
-		columns := func() query.Source {
-			if k == 0 {
-				return placementsOf(v)
-			}
-			return slatesOf(v)
-		}
-		now := f.time()
-		if rng.IntN(8) == 0 {
-			by := a.f.pick("state", "kind,state", "owner", "registered,kind,state")
-			sum, err := a.typ.Summary(by)
-			if err != nil {
-				t.Fatal(err)
-			}
-			plan, err := a.typ.Plan(query.Request{Filter: req.Filter})
-			if refused(err) {
-				continue
-			}
-			asked++
-			x, errX := sum.GroupsOf(plan, plain(), now)
-			y, errY := sum.GroupsOf(plan, columns(), now)
-			if (errX == nil) != (errY == nil) || len(x) != len(y) {
-				t.Fatalf("by %s of %q: %d groups (%v), want %d (%v)", by, req.Filter, len(y), errY, len(x), errX)
-			}
-			for i := range x {
-				if g, w := string(sum.AppendJSON(nil, y[i])), string(sum.AppendJSON(nil, x[i])); g != w {
-					t.Fatalf("by %s of %q:\ngot  %s\nwant %s", by, req.Filter, g, w)
-				}
-			}
-			continue
-		}
-		plan, err := a.typ.Plan(req)
-		if refused(err) {
-			continue
-		} else if err != nil {
+	if s := os.Getenv("QUARRY_SEED"); s != "" {
+		if _, err := fmt.Sscan(s, &seed); err != nil {
 			t.Fatal(err)
 		}
-		for page := 0; ; page++ {
-			asked++
-			x, y := plan.Page(plain(), now), plan.Page(columns(), now)
-			if g, w := show(y), show(x); g != w || x.Next != y.Next {
-				t.Fatalf("page %d of %+v:\ngot  %s (next %q)\nwant %s (next %q)", page, req, g, y.Next, w, x.Next)
-			}
-			found += len(x.Rows)
-			if x.Next == "" || page > 3 {
-				break
-			}
-			pages++
-			if rng.IntN(3) == 0 { // rows move between pages
-				f.change(1 + rng.IntN(20))
-				v = f.b.Publish(start)
-				collect()
-			}
-			req.PageToken = x.Next
-			if plan, err = a.typ.Plan(req); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if rng.IntN(20) == 0 {
-			plan, _ := a.typ.Plan(query.Request{Filter: req.Filter})
-			var x, y []string
-			for r := range plan.Matches(plain(), now) {
-				x = append(x, string(r.AppendJSON(nil, nil)))
-			}
-			for r := range plan.Matches(columns(), now) {
-				y = append(y, string(r.AppendJSON(nil, nil)))
-			}
-			slices.Sort(x)
-			slices.Sort(y)
-			if !slices.Equal(x, y) {
-				t.Fatalf("matches of %q: %d, want %d", req.Filter, len(y), len(x))
-			}
+	}
+	t.Logf("QUARRY_SEED=%d", seed)
+	rng := rand.New(rand.NewPCG(seed, 7))
+	var c counts
+	for c.asked < want {
+		f := &fleet{rng: rng, b: view.NewBuilder(0, 0, 0), n: 1 + rng.IntN(150)}
+		w := &world{t: t, f: f, askers: askers(f), counts: &c}
+		w.change(rng.IntN(600))
+		for range 300 {
+			w.ask()
 		}
 	}
-	t.Logf("%d questions, %d rows given, %d further pages", asked, found, pages)
+	t.Logf("0 differences: %+v", c)
+	if c.found == 0 || c.further == 0 || c.groups == 0 || c.watched == 0 {
+		t.Error("something was never asked: the test shows nothing of it")
+	}
+}
+
+// counts is what was compared.
+type counts struct{ asked, found, further, groups, single, watched int }
+
+// world is a fleet and its newest view.
+type world struct {
+	*counts
+	t      *testing.T
+	f      *fleet
+	v      *view.View
+	askers []*asker
+	old    []*view.View
+}
+
+func (w *world) change(n int) {
+	w.f.change(n)
+	w.v = w.f.b.Publish(start)
+	for _, a := range w.askers {
+		a.plain = slices.Collect(a.rows(w.v))
+	}
+	if w.f.rng.IntN(4) == 0 {
+		w.old = append(w.old, w.v)
+	}
+}
+
+// ask asks one question, of one page or several.
+func (w *world) ask() {
+	rng := w.f.rng
+	if rng.IntN(100) == 0 {
+		w.change(1 + rng.IntN(50))
+	}
+	a := w.askers[[]int{0, 0, 0, 0, 1, 1, 2}[rng.IntN(7)]]
+	req := query.Request{OrderBy: a.order(), PageSize: 1 + rng.IntN(12)}
+	if rng.IntN(10) > 0 {
+		req.Filter = a.filter(rng.IntN(3))
+	}
+	plan, err := a.typ.Plan(req)
+	if err != nil {
+		if !refused(err) {
+			w.t.Fatal(err)
+		}
+		return
+	}
+	now := w.f.time()
+	switch rng.IntN(12) {
+	case 0:
+		w.groupBy(a, req.Filter, now)
+	case 1:
+		w.matches(a, req.Filter, now)
+	case 2:
+		w.watch(a, req.Filter, now)
+	default:
+		w.pages(a, plan, req, now)
+	}
+}
+
+func (w *world) pages(a *asker, plan *query.Plan, req query.Request, now time.Time) {
+	for page := 0; ; page++ {
+		w.asked++
+		x, y := plan.Page(a.source(), now), plan.Page(a.columns(w.v), now)
+		if g, want := show(y), show(x); g != want || x.Next != y.Next {
+			w.t.Fatalf("%s: page %d of %+v:\ngot  %s (next %q)\nwant %s (next %q)", a.name, page, req, g, y.Next, want, x.Next)
+		}
+		w.found += len(x.Rows)
+		if x.Next == "" || page > 3 {
+			return
+		}
+		w.further++
+		if w.f.rng.IntN(10) == 0 { // rows move between pages
+			w.change(1 + w.f.rng.IntN(20))
+		}
+		req.PageToken = x.Next
+		var err error
+		if plan, err = a.typ.Plan(req); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+func (w *world) groupBy(a *asker, filter string, now time.Time) {
+	var by []string
+	for range 1 + w.f.rng.IntN(3) {
+		if n := a.names[w.f.rng.IntN(len(a.names))]; !slices.Contains(by, n) {
+			by = append(by, n)
+		}
+	}
+	if w.f.rng.IntN(2) == 0 {
+		by = strings.Split(w.f.pick("owner", "owner,slate", "owner,region", "owner,labels.team"), ",")
+		if a.name == view.Placements {
+			by = strings.Split(w.f.pick("state", "kind,state", "registered,kind,region", "labels.team", "owner,state", "state_reason", "l0_count,region", "manifest_version"), ",")
+		}
+	}
+	sum, err := a.typ.Summary(strings.Join(by, ","))
+	if refused(err) {
+		return
+	}
+	plan, err := a.typ.Plan(query.Request{Filter: filter})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.asked++
+	w.groups++
+	x, errX := sum.GroupsOf(plan, a.source(), now)
+	y, errY := sum.GroupsOf(plan, a.columns(w.v), now)
+	if errX != nil || errY != nil || len(x) != len(y) {
+		w.t.Fatalf("%s by %s of %q: %d groups (%v), want %d (%v)", a.name, by, filter, len(y), errY, len(x), errX)
+	}
+	for i := range x {
+		if g, want := string(sum.AppendJSON(nil, y[i])), string(sum.AppendJSON(nil, x[i])); g != want {
+			w.t.Fatalf("%s by %s of %q:\ngot  %s\nwant %s", a.name, by, filter, g, want)
+		}
+	}
+}
+
+// matches compares all matching rows, and a row asked for by its key.
+func (w *world) matches(a *asker, filter string, now time.Time) {
+	w.asked++
+	want, got := w.matching(a, a.source(), filter, now), w.matching(a, a.columns(w.v), filter, now)
+	if !maps.Equal(got, want) {
+		w.t.Fatalf("%s: matches of %q: %d, want %d", a.name, filter, len(got), len(want))
+	}
+	for key, row := range want {
+		w.single++
+		if got := string(a.typ.AppendJSON(nil, w.v.Row(a.name, key), nil)); got != row {
+			w.t.Fatalf("%s %q:\ngot  %s\nwant %s", a.name, key, got, row)
+		}
+		break
+	}
+}
+
+// matching is the rows of a source that match, as JSON by key.
+func (w *world) matching(a *asker, src query.Source, filter string, now time.Time) map[string]string {
+	plan, err := a.typ.Plan(query.Request{Filter: filter})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	out := map[string]string{}
+	for r := range plan.Matches(src, now) {
+		key := a.key(r.Value())
+		if out[key] != "" {
+			w.t.Fatalf("%s %q matches %q twice", a.name, key, filter)
+		}
+		out[key] = string(r.AppendJSON(nil, nil))
+	}
+	return out
+}
+
+// watch goes from what matched at an old view to what matches now, by the keys
+// that the view says have changed.
+func (w *world) watch(a *asker, filter string, now time.Time) {
+	if len(w.old) == 0 {
+		return
+	}
+	old := w.old[w.f.rng.IntN(len(w.old))]
+	keys, ok := w.v.ChangedSince(a.name, old.Seq())
+	if !ok {
+		return
+	}
+	w.asked++
+	w.watched++
+	rows := w.matching(a, a.columns(old), filter, now)
+	f, err := a.typ.Filter(filter)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, key := range keys {
+		if row := w.v.Row(a.name, key); row != nil && f.Match(row, now) {
+			rows[key] = string(a.typ.AppendJSON(nil, row, nil))
+		} else {
+			delete(rows, key)
+		}
+	}
+	want := w.matching(a, a.source(), filter, now)
+	for key, row := range want {
+		if rows[key] != row {
+			w.t.Fatalf("%s %q by %q, watched from %d to %d:\ngot  %s\nwant %s", a.name, key, filter, old.Seq(), w.v.Seq(), rows[key], row)
+		}
+	}
+	// The view says nothing of owners' rows that went with their placement.
+	if len(rows) != len(want) && a.name != view.Owners {
+		w.t.Fatalf("%s by %q: watched %d rows, want %d", a.name, filter, len(rows), len(want))
+	}
 }
 
 func show(p query.Page) string {
