@@ -196,6 +196,17 @@ func scan(t testing.TB, when string, r *slatedb.Reader) model {
 	return got
 }
 
+// said is the rows of an answer.
+func said(answer peers.Answer) model {
+	got := model{}
+	for _, kv := range answer.Rows {
+		k, _ := hex.DecodeString(kv[0])
+		v, _ := hex.DecodeString(kv[1])
+		got[string(k)] = string(v)
+	}
+	return got
+}
+
 // weRead compares what our reader and our verification see.
 func (a *arena) weRead(when string) {
 	a.t.Helper()
@@ -225,13 +236,7 @@ func (a *arena) theyRead(when, version string) {
 	a.t.Helper()
 	when = a.root + ", " + when + ", read by SlateDB " + version
 	p := a.peer(version)
-	got := model{}
-	for _, kv := range p.Op("scan", a.root).Rows {
-		k, _ := hex.DecodeString(kv[0])
-		v, _ := hex.DecodeString(kv[1])
-		got[string(k)] = string(v)
-	}
-	a.is(when, got)
+	a.is(when, said(p.Op("scan", a.root)))
 	keys := slices.Sorted(maps.Keys(a.acked))
 	asked := []string{hex.EncodeToString([]byte("absent")), hex.EncodeToString([]byte("k"))}
 	for i, k := range keys {

@@ -97,8 +97,38 @@ func Azure(endpoint, container string) []string {
 // ends with the test.
 func Start(t testing.TB, version string, env []string) *Peer {
 	t.Helper()
+	return run(t, version, env, Python(t, version), filepath.Join(Repo(), "e2e", "peers", "slatedb_peer.py"))
+}
+
+// Ours is the Version of a peer that is our own writer.
+const Ours = "quarry"
+
+// StartOurs runs a process of our own writer over the bucket with the given
+// URL, with env added to its environment. It ends with the test.
+func StartOurs(t testing.TB, bucket string, env []string) *Peer {
+	t.Helper()
+	built, err := ourPeer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run(t, Ours, append([]string{"PEER_BUCKET=" + bucket}, env...), built)
+}
+
+// ourPeer builds the program once a test run.
+var ourPeer = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(Repo(), ".cache", "ourpeer", "ourpeer")
+	build := exec.Command("go", "build", "-o", path, "./e2e/ourpeer")
+	build.Dir = Repo()
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build ourpeer: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func run(t testing.TB, version string, env []string, argv ...string) *Peer {
+	t.Helper()
 	p := &Peer{t: t, Version: version, err: &tail{}}
-	p.cmd = exec.Command(Python(t, version), filepath.Join(Repo(), "e2e", "peers", "slatedb_peer.py"))
+	p.cmd = exec.Command(argv[0], argv[1:]...)
 	for _, kv := range os.Environ() {
 		if k, _, _ := strings.Cut(kv, "="); !strings.HasPrefix(k, "AWS_") && !strings.HasPrefix(k, "AZURE_") && k != "CLOUD_PROVIDER" && k != "LOCAL_PATH" {
 			p.cmd.Env = append(p.cmd.Env, kv)
@@ -164,6 +194,33 @@ func (p *Peer) Try(op map[string]any) Answer {
 		p.t.Fatalf("SlateDB %s answered %q: %v", p.Version, b, err)
 	}
 	return a
+}
+
+// Hurry begins an operation and kills the process after a while, answered or
+// not. It is false when there was no answer: then nobody knows what came of it.
+func (p *Peer) Hurry(op map[string]any, after time.Duration) (Answer, bool) {
+	p.t.Helper()
+	line, err := json.Marshal(op)
+	if err == nil {
+		_, err = p.in.Write(append(line, '\n'))
+	}
+	if err != nil {
+		p.t.Fatalf("SlateDB %s, %s: %v\n%s", p.Version, line, err, p.err)
+	}
+	said := make(chan []byte, 1)
+	go func() {
+		b, _ := p.out.ReadBytes('\n')
+		said <- b
+	}()
+	time.Sleep(after)
+	_ = p.cmd.Process.Kill()
+	b := <-said // whole, or cut off by the kill
+	_ = p.cmd.Wait()
+	var a Answer
+	if len(b) == 0 || b[len(b)-1] != '\n' || json.Unmarshal(b, &a) != nil {
+		return Answer{}, false
+	}
+	return a, true
 }
 
 // Do is Try for an operation that must succeed.
