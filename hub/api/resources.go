@@ -10,6 +10,12 @@ import (
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
+// Columns of placements that no field shows.
+const (
+	slateSlot = "hidden.slate"
+	movedAt   = "hidden.moved_at"
+)
+
 // resource is one kind of row that can be listed.
 type resource struct {
 	name string // in paths, and to the view
@@ -20,11 +26,11 @@ type resource struct {
 	region string
 	order  string // the order rows() yields
 	rows   func(v *view.View, f *query.Filter) iter.Seq[any]
-	// table has the rows in columns, and what completes one; nil: none has.
-	table func(v *view.View) (*table.Table, func(row any))
-	get   func(v *view.View, name string) any // nil: not by name
-	key   func(row any) string                // as view.Row takes it
-	doc   string
+	// columns has the rows in columns; nil: rows gives them.
+	columns func(v *view.View) query.Source
+	get     func(v *view.View, name string) any // nil: not by name
+	key     func(row any) string                // as view.Row takes it
+	doc     string
 }
 
 func text[T ~string](values ...T) []string {
@@ -67,6 +73,7 @@ func found[T any](row *T) any {
 // page in the default order stops at its end.
 func resources() []*resource {
 	restorePoints := query.TypeOf[catalog.RestorePoint](view.RestorePoints, values, "slate", "region", "root", "id")
+	placements := query.TypeOf[catalog.Placement](view.Placements, values, "slate", "region", "root")
 	restorePoints.Default = "slate, region, position desc"
 	return []*resource{
 		{
@@ -84,42 +91,22 @@ func resources() []*resource {
 		},
 		{
 			name: view.Slates, one: "slate", doc: "The logical databases: all placements of one name.",
-			typ: query.TypeOf[catalog.Slate](view.Slates, values, "name"),
-			rows: func(v *view.View, f *query.Filter) iter.Seq[any] {
-				if names, ok := f.Only("name"); ok {
-					return func(yield func(any) bool) {
-						for _, n := range names {
-							if s := v.Slate(n); s != nil && !yield(s) {
-								return
-							}
-						}
-					}
-				}
-				return anyRow(v.Slates())
-			},
-			table: func(v *view.View) (*table.Table, func(any)) {
-				return v.SlateTable(), func(row any) { v.FillSlate(row.(*catalog.Slate)) }
-			},
-			get: func(v *view.View, name string) any { return found(v.Slate(name)) },
-			key: func(row any) string { return row.(*catalog.Slate).Name },
+			typ:     query.TypeOf[catalog.Slate](view.Slates, values, "name"),
+			columns: slatesIn(placements),
+			get:     func(v *view.View, name string) any { return found(v.Slate(name)) },
+			key:     func(row any) string { return row.(*catalog.Slate).Name },
 		},
 		{
 			name: view.Placements, one: "placement", region: "region", doc: "Slates' presences in regions, with everything seen there.",
-			typ: query.TypeOf[catalog.Placement](view.Placements, values, "slate", "region", "root"),
-			rows: func(v *view.View, f *query.Filter) iter.Seq[any] {
-				if names, ok := f.Only("slate"); ok {
-					return concat(names, v.PlacementsOf)
-				}
-				return anyRow(v.Placements())
-			},
-			table: func(v *view.View) (*table.Table, func(any)) { return v.PlacementTable(), nil },
-			key:   func(row any) string { r := row.(*catalog.Placement); return view.PlacementKey(r.Region, r.Root) },
+			typ:     placements,
+			columns: func(v *view.View) query.Source { return query.Source{Table: v.PlacementTable()} },
+			key:     func(row any) string { r := row.(*catalog.Placement); return view.PlacementKey(r.Region, r.Root) },
 		},
 		{
 			name: view.Owners, one: "owner", region: "region", doc: "Who is responsible for what, as declared, and what the store shows of the writer.",
-			typ:  query.TypeOf[catalog.OwnerRow](view.Owners, values, "slate", "region", "root"),
-			rows: func(v *view.View, _ *query.Filter) iter.Seq[any] { return anyRow(v.Owners()) },
-			key:  func(row any) string { r := row.(*catalog.OwnerRow); return view.PlacementKey(r.Region, r.Root) },
+			typ:     query.TypeOf[catalog.OwnerRow](view.Owners, values, "slate", "region", "root"),
+			columns: ownersIn,
+			key:     func(row any) string { r := row.(*catalog.OwnerRow); return view.PlacementKey(r.Region, r.Root) },
 		},
 		{
 			name: view.RestorePoints, one: "restore point", region: "region", doc: "States that can be opened again.",
@@ -172,9 +159,36 @@ func concat[T any](names []string, of func(string) iter.Seq[*T]) iter.Seq[any] {
 
 // sourceOf is where the rows of a resource come from.
 func sourceOf(res *resource, v *view.View) query.Source {
-	src := query.Source{Rows: func(f *query.Filter) iter.Seq[any] { return res.rows(v, f) }, Order: res.order, Ordered: true}
-	if res.table != nil {
-		src.Table, src.Fill = res.table(v)
+	if res.columns != nil {
+		return res.columns(v)
 	}
-	return src
+	return query.Source{Rows: func(f *query.Filter) iter.Seq[any] { return res.rows(v, f) }, Order: res.order, Ordered: true}
+}
+
+// slatesIn reads slates from columns; what the store shows of them in each
+// region is what their placements say.
+func slatesIn(placements *query.Type) func(v *view.View) query.Source {
+	return func(v *view.View) query.Source {
+		of := query.Through{Table: v.PlacementTable(), Type: placements, Slot: slateSlot}
+		lineage := of
+		lineage.Text = "lineage"
+		return query.Source{
+			Table: v.SlateTable(), Fill: func(row any) { v.FillSlate(row.(*catalog.Slate)) },
+			Through: map[string]query.Through{"where": of, "lineages": lineage},
+		}
+	}
+}
+
+// ownersIn reads owners' rows from the placements' columns, and those of roots
+// where no database was seen.
+func ownersIn(v *view.View) query.Source {
+	t := v.PlacementTable()
+	return query.Source{
+		Table: t, Columns: map[string]string{"declared": "registered", "moved_at": movedAt},
+		Row: func(s table.Slot) any {
+			id := t.Ident(s)
+			return v.Row(view.Owners, view.PlacementKey(id.Region, id.Root))
+		},
+		Extra: func(*query.Filter) iter.Seq[any] { return anyRow(v.Declared()) },
+	}
 }
