@@ -17,6 +17,7 @@ import (
 	"github.com/quarry-db/quarry/e2e/peers"
 	"github.com/quarry-db/quarry/e2e/servers"
 	"github.com/quarry-db/quarry/pkg/bucket"
+	"github.com/quarry-db/quarry/pkg/slatedb"
 )
 
 // life is one database whose writers are ours and real ones, in any order.
@@ -27,10 +28,12 @@ type life struct {
 	ourEnv  []string
 	writers []string // versions, ours among them
 	writer  *peers.Peer
-	short   model // rows that live for a millisecond, as they were last written
-	pins    []pin
-	count   map[string]int
-	story   []string // the last steps
+	// compacts: however many tables it makes, it goes on.
+	compacts bool
+	short    model // rows that live for a millisecond, as they were last written
+	pins     []pin
+	count    map[string]int
+	story    []string // the last steps
 }
 
 // pin is a checkpoint and what it must show.
@@ -63,6 +66,7 @@ func (l *life) open() {
 	op := map[string]any{"op": "open", "root": l.root, "compact": l.rng.IntN(2) == 0, "codec": l.rng.IntN(5)}
 	if version != peers.Ours {
 		op["gc"] = l.rng.IntN(2) == 0
+		op["compact"] = op["compact"] == true || l.crowded(3)
 	}
 	l.tell("open %v", op)
 	p := l.start(version)
@@ -75,9 +79,16 @@ func (l *life) open() {
 		}
 		old.Kill()
 	}
-	l.writer = p
+	l.writer, l.compacts = p, version == peers.Ours || op["compact"] == true
 	l.count["open by "+version]++
 	l.check("opened by "+version, l.writer)
+}
+
+// crowded reports whether there are n tables in L0. At eight a real writer
+// without a compactor flushes and closes no more, and does not say why.
+func (l *life) crowded(n int) bool {
+	h, err := slatedb.Latest(l.t.Context(), l.b, l.root)
+	return err == nil && len(h.Manifest.L0) >= n
 }
 
 // check compares what a process sees, its open writer or a reader.
@@ -103,7 +114,11 @@ func (l *life) end() {
 	l.t.Helper()
 	p := l.writer
 	l.writer = nil
-	switch l.rng.IntN(4) {
+	how := l.rng.IntN(4)
+	if !l.compacts && l.crowded(6) {
+		how = 1
+	}
+	switch how {
 	case 0:
 		l.tell("close")
 		p.Op("close", l.root)
@@ -165,7 +180,7 @@ func (l *life) step() {
 		l.writer.Do(map[string]any{"op": "put", "root": l.root, "rows": c.rows(), "ttl": ttl})
 		l.acked = c.in(l.acked)
 		l.count["long-lived"]++
-	case n < 80:
+	case n < 80 && (l.compacts || !l.crowded(6)):
 		l.tell("flush")
 		l.writer.Op("l0", l.root)
 		l.count["flush"]++
