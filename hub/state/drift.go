@@ -45,23 +45,6 @@ func (s *State) holdAside(r *region, k factKey, rev catalog.Revision, sum catalo
 	s.hold(r, k, rev.Counter, sum)
 }
 
-// recount begins anew for a snapshot. What was put aside while it was staged
-// is part of it.
-func (s *State) recount(r *region, start uint64) {
-	before := r.copied.aside
-	s.releaseAll(r)
-	r.copied.aside = nil
-	for k, a := range before {
-		if a.fresh && a.rev.Start == start {
-			s.holdAside(r, k, a.rev, a.sum)
-		}
-	}
-	for k, a := range r.copied.aside {
-		a.fresh = false
-		r.copied.aside[k] = a
-	}
-}
-
 // keepHeld goes on counting the record of a placement whose row goes: the agent
 // holds it still.
 func (s *State) keepHeld(r *region, st *seat) {

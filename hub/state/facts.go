@@ -150,10 +150,10 @@ func (s *State) snapshot(e Snapshot) {
 	if r == nil {
 		return
 	}
-	s.done(p.id)
 	s.stirred[r.name] = true
 	if r.blind != "" || !s.proven(r, p) {
 		r.owed = true // asked for again when it can see
+		s.done(p.id)
 		return
 	}
 	if len(e.Facts) == 0 && !e.Empty {
@@ -165,60 +165,7 @@ func (s *State) snapshot(e Snapshot) {
 		s.showCluster(p.cluster)
 		return
 	}
-	inside := make(map[factKey]bool, len(e.Facts))
-	for i := range e.Facts {
-		inside[factKey{e.Facts[i].Kind, e.Facts[i].Key}] = true
-	}
-	s.recount(r, p.start)
-	for k := range r.copied.aside {
-		inside[k] = true // it is there, only not understood
-		inside[asideKey(kindName(k.kind), k.key)] = true
-	}
-	older := func(rev catalog.Revision) bool { return rev.Start != e.Upto.Start || rev.Counter <= e.Upto.Counter }
-
-	var live int
-	var lacking []string
-	for root, slot := range s.b.Roots(r.name) {
-		if s.b.Seen(slot) == catalog.SeenMissing {
-			continue
-		}
-		live++
-		if !inside[factKey{catalog.FactPlacement, root}] && older(s.b.Hidden(slot).Presence) {
-			lacking = append(lacking, root)
-		}
-	}
-	for k, sd := range r.said {
-		switch {
-		case sd.gone:
-			delete(r.said, k) // the floor keeps it gone
-		case !inside[k] && older(sd.rev):
-			s.withdraw(r, sd, e.Upto)
-		}
-	}
-	for i := range e.Facts {
-		f := &e.Facts[i]
-		s.apply(r, p, f)
-		s.counted(r, f)
-	}
-	for _, root := range lacking { // missing, never gone (P1)
-		st := s.seatAt(r, root)
-		st.presence, st.presenceRev = catalog.SeenMissing, e.Upto
-		st.presenceWhy = absentReason + ": its agent's report of everything does not have it any more"
-		s.touch(r, st.root)
-	}
-	if n := len(lacking); n > guarded(live) && !r.accepted {
-		s.set.Get(r.name).Reset = fmt.Sprintf("%s: a report of %s lacked %d of %d slates; if it is right as it is: quarry region accept %s",
-			regionReset, r.name, n, live, r.name)
-		s.setDone = false
-	}
-	r.accepted = false
-	r.applied, r.floor = e.Upto, e.Upto
-	p.synced, r.confirmed, r.confirmedAt = true, true, s.mono
-	at := s.wall
-	r.asOf = &at
-	s.send(p.id, Ack{Applied: r.applied})
-	r.snapped = true
-	s.tellAnew = r.name
+	s.begin(r, p, e)
 }
 
 // recollect has everything settled anew of which the event log alone knows
@@ -231,7 +178,7 @@ func (s *State) recollect(r *region) {
 			}
 		}
 	}
-	s.tellAnew = r.name
+	s.tellAnew[r.name] = true
 }
 
 // apply takes one fact into account. Applying is idempotent, and for the

@@ -58,7 +58,7 @@ func New(cfg Config, saved Saved, now time.Time) *State {
 		b:     view.NewBuilder(start, cfg.MaxEvents, cfg.MaxChanges),
 		told:  map[string]string{},
 		due:   btree.NewBTreeG(deadline.less),
-		seats: map[seatKey]bool{}, slates: map[string]bool{}, stirred: map[string]bool{}, refused: map[string]bool{}, bringing: map[SessionID]*ticket{},
+		seats: map[seatKey]bool{}, slates: map[string]bool{}, stirred: map[string]bool{}, refused: map[string]bool{}, bringing: map[SessionID]*ticket{}, tellAnew: map[string]bool{},
 	}
 	s.clock(now)
 	s.names = s.set.Names()
@@ -142,8 +142,11 @@ func (s *State) load(v *SavedView) {
 		if r := s.regions[row.Region]; r != nil {
 			s.b.SetRestorePoint(row)
 			// It was heard before this life began, as long ago as it says.
-			s.place(r, &said{key: factKey{catalog.FactRestorePoint, catalog.RestorePointKey(row.Root, row.ID)}, restore: row,
-				since: -max(0, s.wall.Sub(row.ObservedAt))})
+			since := -max(0, s.wall.Sub(row.ObservedAt))
+			s.place(r, &said{key: factKey{catalog.FactRestorePoint, catalog.RestorePointKey(row.Root, row.ID)}, restore: row, since: since})
+			if row.State == catalog.RestoreVerified && v.Tables != nil {
+				s.remind(r, row.Root, max(since+verifiedFor, 1))
+			}
 		}
 	}
 	for _, row := range v.Findings {
@@ -226,6 +229,19 @@ func (s *State) adopt(v *SavedView) {
 	}
 }
 
+// remind has a placement looked at again at a time.
+func (s *State) remind(r *region, root string, at time.Duration) {
+	slot, k := s.b.Slot(r.name, root), s.keep(r, root)
+	if slot == table.None || k.due != 0 && k.due <= at {
+		return
+	}
+	if k.due != 0 {
+		s.due.Delete(deadline{k.due, slot})
+	}
+	k.due = at
+	s.due.Set(deadline{at, slot})
+}
+
 // seatSaved gives a saved placement its seat.
 func (s *State) seatSaved(r *region, row *catalog.Placement) {
 	st := s.seat(r, row.Root)
@@ -262,6 +278,8 @@ func (s *State) recall(e *catalog.Event, late bool) {
 		return
 	}
 	switch e.Type {
+	case catalog.EventRegionAccepted, catalog.EventRegionReset:
+		r.applied = catalog.Revision{} // everything was wanted anew
 	case catalog.EventSlateAppeared, catalog.EventSlateMissing, catalog.EventSlateBack, catalog.EventUnreadable:
 		s.recallPresence(r, e)
 	case catalog.EventSlateForgotten:

@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/quarry-db/quarry/hub/state"
+	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/regions"
 )
@@ -56,7 +58,7 @@ type world struct {
 	now   time.Time
 	sent  []string
 	set   regions.Set
-	saved *state.SavedView
+	saved *stored
 	log   []catalog.Event
 	seen  int // events shown already
 	start map[state.SessionID]uint64
@@ -200,18 +202,44 @@ func (w *world) do(f []string, facts [][]string) {
 }
 
 func (w *world) save() {
-	b, err := json.Marshal(state.Rows(w.s.View()))
-	if err != nil {
-		w.t.Fatal(err)
+	w.saved = store(w.t, w.s.View())
+}
+
+// stored is a view as the ledger saves it.
+type stored struct{ beside, tables []byte }
+
+func store(t interface{ Fatal(...any) }, v *view.View) *stored {
+	var out stored
+	var tables bytes.Buffer
+	var err error
+	if out.beside, err = json.Marshal(state.Beside(v)); err != nil {
+		t.Fatal(err)
 	}
-	w.saved = new(state.SavedView)
-	if err := json.Unmarshal(b, w.saved); err != nil {
-		w.t.Fatal(err)
+	if err = v.WriteTables(&tables); err != nil {
+		t.Fatal(err)
 	}
+	out.tables = tables.Bytes()
+	return &out
+}
+
+// read is what is read back, nil when nothing was saved.
+func (v *stored) read(t interface{ Fatal(...any) }) *state.SavedView {
+	if v == nil {
+		return nil
+	}
+	out := new(state.SavedView)
+	if err := json.Unmarshal(v.beside, out); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if out.Tables, err = view.ReadTables(bytes.NewReader(v.tables)); err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func (w *world) revive() {
-	w.s = state.New(w.cfg, state.Saved{Regions: w.set, View: w.saved, Events: w.log}, w.now)
+	w.s = state.New(w.cfg, state.Saved{Regions: w.set, View: w.saved.read(w.t), Events: w.log}, w.now)
 	w.start = map[state.SessionID]uint64{}
 }
 

@@ -146,6 +146,15 @@ func (s *State) cool() {
 // the one before. What is not newer is not counted. The sums of placements lie
 // beside their rows, those of other records by themselves.
 func (s *State) hold(r *region, k factKey, counter uint64, sum catalog.Sum) {
+	s.holdIf(r, k, counter, sum, false)
+}
+
+// holdAnew is [State.hold] for a snapshot, which knows better.
+func (s *State) holdAnew(r *region, k factKey, counter uint64, sum catalog.Sum) {
+	s.holdIf(r, k, counter, sum, true)
+}
+
+func (s *State) holdIf(r *region, k factKey, counter uint64, sum catalog.Sum, anew bool) {
 	var old heldSum
 	var st *seat
 	slot := table.None
@@ -162,7 +171,7 @@ func (s *State) hold(r *region, k factKey, counter uint64, sum catalog.Sum) {
 			old.counter, old.sum = s.b.Sum(slot)
 		}
 	}
-	if counter <= old.counter && old.counter > 0 {
+	if !anew && counter <= old.counter && old.counter > 0 {
 		return
 	}
 	r.copied.digest.Remove(old.sum)
@@ -198,28 +207,6 @@ func (s *State) heldOf(r *region, root string) (counter uint64, sum catalog.Sum)
 		return s.b.Sum(slot)
 	}
 	return 0, catalog.Sum{}
-}
-
-// releaseAll counts nothing of a region any more.
-func (s *State) releaseAll(r *region) {
-	r.copied.digest = catalog.Digest{}
-	for _, h := range slices.Collect(s.b.HeldIn(r.name)) {
-		s.b.Release(h.Region, h.Kind, h.Key)
-	}
-	var slots []table.Slot
-	for _, slot := range s.b.Roots(r.name) {
-		slots = append(slots, slot)
-	}
-	for _, slot := range slots {
-		h := s.b.Hidden(slot)
-		h.Counter, h.Sum = 0, catalog.Sum{}
-		s.b.SetHidden(slot, h)
-	}
-	for _, w := range s.warm {
-		if w.r == r {
-			w.st.hidden.Counter, w.st.hidden.Sum = 0, catalog.Sum{}
-		}
-	}
 }
 
 // put adds a statement, in the place of the one with its key.

@@ -189,7 +189,8 @@ func (s *State) beat(e Beat) {
 		if p.synced && s.proven(r, p) && r.blind == "" && r.caughtUp(e.At) && !s.drifted(r, e) {
 			r.confirmed, r.confirmedAt = true, s.mono
 			r.asOf = &at
-			if !r.snapped { // everything since the saved view was told
+			if !r.snapped && e.Digest != ([32]byte{}) {
+				// Everything since the saved view was told, and nothing else.
 				r.snapped = true
 				s.recollect(r)
 			}

@@ -35,6 +35,9 @@ type Config struct {
 	// MaxEvents and MaxChanges bound the event log and the log of changed
 	// rows; zero: the defaults of package view.
 	MaxEvents, MaxChanges int
+	// Slice is how many facts of a snapshot one step applies; zero: all. With
+	// it, [Ready.More] asks for [Continue].
+	Slice int
 }
 
 func (c Config) withDefaults() Config {
@@ -56,6 +59,8 @@ type Ready struct {
 	// would be judged by another one.
 	Records []Record
 	Send    []Send
+	// More: something is under way that goes on with [Continue].
+	More bool
 	// Changed: [State.View] has something new.
 	Changed bool
 	// Err is the refusal of a person's command ([AcceptRegion],
@@ -110,7 +115,8 @@ type State struct {
 	// What this step has touched.
 	out      Ready
 	events   []catalog.Event
-	setDone  bool // the set as recorded is the set
+	setDone  bool     // the set as recorded is the set
+	wholes   []*whole // snapshots under way, oldest first
 	seats    map[seatKey]bool
 	warm     []warmSeat
 	bringing map[SessionID]*ticket // who tells everything now
@@ -118,7 +124,7 @@ type State struct {
 	ordinals []ordinal
 	slates   map[string]bool
 	stirred  map[string]bool // regions to judge again
-	tellAnew string          // a region of which everything is told now
+	tellAnew map[string]bool // regions of which everything is told now
 	refused  map[string]bool // refusals told already, so that retries are not
 }
 
@@ -145,6 +151,33 @@ const patience = 300
 func (s *State) Step(e Event, now time.Time) Ready {
 	s.clock(now)
 	s.out = Ready{}
+	if !s.behind(e) {
+		s.take(e)
+	}
+	s.settleAll()
+	if !s.setDone {
+		s.set.Number++
+		s.out.Records = append(s.out.Records, RegionsRecord{s.set.Clone()})
+		s.setDone = true
+	}
+	if len(s.events) > 0 {
+		s.out.Records = append(s.out.Records, EventsRecord{s.events})
+		s.events = nil
+	}
+	if len(s.tellAnew) > 0 {
+		for k := range s.told {
+			if region, _, _ := strings.Cut(k, "\x00"); s.tellAnew[region] {
+				delete(s.told, k)
+			}
+		}
+		clear(s.tellAnew)
+	}
+	s.out.Changed, s.out.More = s.b.Touched(), len(s.wholes) > 0
+	return s.out
+}
+
+// take takes one event into account.
+func (s *State) take(e Event) {
 	switch e := e.(type) {
 	case Hello:
 		s.hello(e)
@@ -164,6 +197,10 @@ func (s *State) Step(e Event, now time.Time) Ready {
 		s.quarantined(e)
 	case Closed:
 		s.closed(e)
+	case Continue:
+		if len(s.wholes) > 0 {
+			s.goOn(s.wholes[0], s.cfg.Slice)
+		}
 	case Tick:
 		s.tick()
 	case AcceptRegion:
@@ -171,26 +208,6 @@ func (s *State) Step(e Event, now time.Time) Ready {
 	case ForgetPlacement:
 		s.out.Err = s.forget(e)
 	}
-	s.settleAll()
-	if !s.setDone {
-		s.set.Number++
-		s.out.Records = append(s.out.Records, RegionsRecord{s.set.Clone()})
-		s.setDone = true
-	}
-	if len(s.events) > 0 {
-		s.out.Records = append(s.out.Records, EventsRecord{s.events})
-		s.events = nil
-	}
-	if s.tellAnew != "" {
-		for k := range s.told {
-			if strings.HasPrefix(k, s.tellAnew+"\x00") {
-				delete(s.told, k)
-			}
-		}
-		s.tellAnew = ""
-	}
-	s.out.Changed = s.b.Touched()
-	return s.out
 }
 
 // View gives the state as it is after the last step. Views may be read by
