@@ -203,7 +203,8 @@ func (h *herd) invariants(t testing.TB) {
 				(w.ManifestID == nil || p.ManifestID == *w.ManifestID) && (w.WriterEpoch == nil || p.WriterEpoch == *w.WriterEpoch)
 			if !same {
 				if wrong++; wrong <= 3 {
-					t.Errorf("the hub shows %+v, the fleet has %+v", p, w)
+					_, ev := ask(t, h.hub, "/v1/events?page_size=100&filter="+url.QueryEscape(fmt.Sprintf("region=%q AND slate=%q", p.Region, p.Slate)))
+					t.Errorf("the hub shows %+v, the fleet has %+v; its events: %s", p, w, ev)
 				}
 			}
 		}
@@ -364,4 +365,50 @@ func TestT29_QueriesUnderChanges(t *testing.T) {
 	h.await(t, time.Minute)
 	h.awaitGreen(t, time.Minute)
 	h.invariants(t)
+}
+
+// The hub is killed while it saves its view, again and again, at random moments.
+// Every restart shows every row at once, before any agent is back; agents go on
+// from what was saved, and their digests say that it was true (I3, I5).
+func TestTheHubIsKilledWhileItSaves(t *testing.T) {
+	seed := seedOf(t)
+	rng := rand.New(rand.NewPCG(seed, 4))
+	h := startHerd(t, 3, 4000, seed, "--stale-after", "30s")
+	h.awaitGreen(t, 30*time.Second)
+	time.Sleep(3 * time.Second) // saved once, whole
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	changed := make(chan int, 1)
+	go func() { changed <- h.change(ctx, 500) }()
+	times := soak(12, 50)
+	for n := range times {
+		// A hub that has just begun saves after a second.
+		time.Sleep(900*time.Millisecond + time.Duration(rng.IntN(400))*time.Millisecond)
+		h.proc.kill()
+		h.restart(t)
+		_, b := ask(t, h.hub, "/v1/placements:summarize?by=region")
+		var sum struct {
+			Groups []struct {
+				Region string `json:"region"`
+				Count  int    `json:"count"`
+			} `json:"groups"`
+		}
+		if err := json.Unmarshal(b, &sum); err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range h.fleet.Regions() {
+			if i >= len(sum.Groups) || sum.Groups[i].Region != r || sum.Groups[i].Count < 4000 {
+				t.Fatalf("kill %d: the restarted hub shows %s", n+1, b)
+			}
+		}
+	}
+	cancel()
+	changes := <-changed
+	h.await(t, 30*time.Second)
+	time.Sleep(2 * time.Second) // some beats: what differs is found and repaired
+	h.awaitGreen(t, 30*time.Second)
+	h.invariants(t)
+	_, snapshots, _ := h.agents.Trouble()
+	views, _ := os.ReadDir(h.store + "/view")
+	t.Logf("%d kills, %d changes meanwhile, %d reports of everything again, %d saved views lie there", times, changes, snapshots, len(views))
 }

@@ -105,6 +105,9 @@ func (s *State) delta(e Delta) {
 	s.stirred[r.name] = true
 	for i := range e.Facts {
 		f := &e.Facts[i]
+		if s.retold(r, f) {
+			s.again(r, f)
+		}
 		s.apply(r, p, f)
 		s.counted(r, f)
 	}

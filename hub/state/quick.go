@@ -122,16 +122,20 @@ func (s *State) moveOne(r *region, p *session, m *catalog.Move) {
 	if m.Counter <= counter {
 		return
 	}
-	s.hold(r, k, m.Counter, sum.Moved(m.Counter, m.Packed))
 	_, ok := s.ready(r, p, slot, root)
 	if is, had := s.b.ManifestID(slot); ok && m.Mask&view.MovedManifest != 0 && had && (m.Null&view.MovedManifest != 0 || m.Values[0] < is) {
 		ok = false
 	}
+	var st *seat
+	if !ok {
+		// Before it is counted: what is not told apart has the record's counter.
+		st = s.seatAt(r, root)
+	}
+	s.hold(r, k, m.Counter, sum.Moved(m.Counter, m.Packed))
 	if ok {
 		s.move(r, slot, &view.Moved{Mask: m.Mask, Null: m.Null, Values: &m.Values})
 		return
 	}
-	st := s.seatAt(r, root)
 	if st == nil || st.content == nil {
 		return
 	}

@@ -125,6 +125,22 @@ func (s *State) repair(e Repair) {
 	}
 }
 
+// retold reports whether a fact is held at this very revision under another sum:
+// what came as moves before a link or a hub broke comes whole now.
+func (s *State) retold(r *region, f *catalog.Fact) bool {
+	if f.Sum == (catalog.Sum{}) {
+		return false
+	}
+	var counter uint64
+	var sum catalog.Sum
+	if h := s.b.HeldOf(r.name, f.Kind, f.Key); h != nil {
+		counter, sum = h.Counter, h.Sum
+	} else if f.Kind == catalog.FactPlacement {
+		counter, sum = s.heldOf(r, f.Key)
+	}
+	return counter == f.Revision.Counter && sum != f.Sum
+}
+
 // again makes room for a fact that is told a second time: what is held of it
 // is in doubt, whatever its revision.
 func (s *State) again(r *region, f *catalog.Fact) {

@@ -277,6 +277,15 @@ func (s *State) recall(e *catalog.Event, late bool) {
 	if !late {
 		return
 	}
+	if e.Root != "" {
+		// What the log tells of a row is settled, or the next news of it might
+		// find nothing to do.
+		defer func() {
+			if s.known(r, e.Root) {
+				s.touch(r, e.Root)
+			}
+		}()
+	}
 	switch e.Type {
 	case catalog.EventRegionAccepted, catalog.EventRegionReset:
 		r.applied = catalog.Revision{} // everything was wanted anew
