@@ -18,17 +18,18 @@ import (
 
 // scan is where a filter stands in a table. It belongs to one goroutine.
 type scan struct {
-	src   *Source
-	t     *table.Table
-	typ   *Type
-	cols  []table.Column
-	now   time.Time
-	c     *table.Chunk
-	ci    int                     // of the chunk
-	one   reflect.Value           // a row with nothing in it but while someone asks
-	buf   [table.ChunkRows]uint64 // numbers of the chunk
-	texts [table.ChunkRows]string // texts of the chunk
-	cover bool                    // some class shows what its rows do not store
+	src    *Source
+	t      *table.Table
+	typ    *Type
+	cols   []table.Column
+	now    time.Time
+	c      *table.Chunk
+	ci     int                     // of the chunk
+	one    reflect.Value           // a row with nothing in it but while someone asks
+	buf    [table.ChunkRows]uint64 // numbers of the chunk
+	texts  [table.ChunkRows]string // texts of the chunk
+	cover  bool                    // some class shows what its rows do not store
+	warmed uint64                  // means nothing; see [warmer]
 }
 
 func newScan(src *Source, typ *Type, now time.Time) *scan {
@@ -390,6 +391,13 @@ func (x *scan) withObject(f *Field, o any, ask func(reflect.Value)) {
 	at.SetZero()
 }
 
+func (s *symbolStep) warm(c *table.Chunk) uint64 {
+	if ids := c.Symbols(s.col); ids != nil {
+		return uint64(ids[0] + ids[16] + ids[32] + ids[48])
+	}
+	return 0
+}
+
 func (s *symbolStep) mask(x *scan, in table.Mask) (is table.Mask) {
 	ids := x.c.Symbols(s.col)
 	if ids == nil {
@@ -421,6 +429,15 @@ type objectStep struct {
 	none bool // what holds of a row without
 }
 
+func (s *objectStep) warm(c *table.Chunk) (n uint64) {
+	for i := 0; i < table.ChunkRows; i += 4 {
+		if c.Object(s.col, i) != nil {
+			n++
+		}
+	}
+	return n
+}
+
 func (s *objectStep) mask(x *scan, in table.Mask) (is table.Mask) {
 	if !x.c.Objects(s.col) {
 		if s.none {
@@ -428,23 +445,26 @@ func (s *objectStep) mask(x *scan, in table.Mask) (is table.Mask) {
 		}
 		return 0
 	}
-	at := x.one.FieldByIndex(s.f.index)
-	list := s.f.Kind != Record
+	// Which have something, before the first is asked about.
+	var some table.Mask
 	for m := in; m != 0; m &= m - 1 {
 		i := first(m)
-		o := x.c.Object(s.col, i)
-		ok := s.none
-		if o != nil {
-			if v := reflect.ValueOf(o); !list || v.Len() > 0 {
-				at.Set(v)
-				ok = s.test(x.one, x.now)
-				at.SetZero()
-			}
+		if o := x.c.Object(s.col, i); o != nil && (s.f.Kind == Record || reflect.ValueOf(o).Len() > 0) {
+			some |= 1 << i
 		}
-		if ok {
+	}
+	if s.none {
+		is = in &^ some
+	}
+	at := x.one.FieldByIndex(s.f.index)
+	for m := some; m != 0; m &= m - 1 {
+		i := first(m)
+		at.Set(reflect.ValueOf(x.c.Object(s.col, i)))
+		if s.test(x.one, x.now) {
 			is |= 1 << i
 		}
 	}
+	at.SetZero()
 	return is
 }
 
@@ -484,18 +504,69 @@ func (x *scan) matches(c *clause, s table.Slot) bool {
 	return c == nil || c.step.mask(x, 1<<i) != 0
 }
 
+// ahead is how many chunks are fetched at once. What a chunk has lies all over
+// the memory, and reaching it takes longer than deciding about it: a scan asks
+// for that of many chunks before it looks at the first.
+const ahead = 16
+
+// warmer is a step that can fetch early what it will read of a chunk. What it
+// returns means nothing, but keeps the reading from being left out.
+type warmer interface{ warm(c *table.Chunk) uint64 }
+
+func (s allSteps) warm(c *table.Chunk) uint64 {
+	if w, ok := s[0].(warmer); ok {
+		return w.warm(c)
+	}
+	return 0
+}
+
+func (s anySteps) warm(c *table.Chunk) (n uint64) {
+	for _, s := range s {
+		if w, ok := s.(warmer); ok {
+			n += w.warm(c)
+		}
+	}
+	return n
+}
+
+func (s notStep) warm(c *table.Chunk) uint64 { return allSteps{s.step}.warm(c) }
+
+func (byClass) warm(c *table.Chunk) uint64 {
+	classes := c.Classes()
+	return uint64(classes[0] + classes[16] + classes[32] + classes[48])
+}
+
 // each goes through the chunks with their matching rows.
 func (x *scan) each(c *clause, yield func(in table.Mask) bool) {
-	for x.ci = range x.t.Chunks() {
-		if x.c = x.t.Chunk(x.ci); x.c == nil {
-			continue
+	var w warmer
+	if c != nil {
+		w, _ = c.step.(warmer)
+	}
+	var chunks [ahead]*table.Chunk
+	for from := 0; from < x.t.Chunks(); from += ahead {
+		n := min(ahead, x.t.Chunks()-from)
+		for i := range n {
+			chunks[i] = x.t.Chunk(from + i)
 		}
-		in := x.c.Live()
-		if c != nil {
-			in = c.step.mask(x, in)
+		if w != nil {
+			for _, c := range chunks[:n] {
+				if c != nil {
+					x.warmed += w.warm(c)
+				}
+			}
 		}
-		if in != 0 && !yield(in) {
-			return
+		for i, chunk := range chunks[:n] {
+			if chunk == nil {
+				continue
+			}
+			x.c, x.ci = chunk, from+i
+			in := chunk.Live()
+			if c != nil {
+				in = c.step.mask(x, in)
+			}
+			if in != 0 && !yield(in) {
+				return
+			}
 		}
 	}
 }

@@ -117,6 +117,14 @@ func (s *numberStep) accepts(v uint64) bool {
 	return (!s.none && (v^s.flip)-s.lo <= s.span) != s.outside
 }
 
+func (s *numberStep) warm(c *table.Chunk) (n uint64) {
+	for i := 0; i < table.ChunkRows; i += 16 {
+		v, _ := c.Number(s.col, i)
+		n += v
+	}
+	return n
+}
+
 func (s *numberStep) mask(x *scan, in table.Mask) (is table.Mask) {
 	if !dense(in) {
 		for m := in; m != 0; m &= m - 1 {

@@ -26,6 +26,23 @@ func (x *scan) byText(f *Field, col int, accept func(string) bool, test pred) cl
 	return clause{cost: 20, step: s}
 }
 
+func (s *textStep) warm(c *table.Chunk) (n uint64) {
+	if s.part >= 0 {
+		for i, id := range c.Idents() {
+			if id != nil && i%4 == 0 {
+				n += uint64(id.Slot)
+			}
+		}
+		return n
+	}
+	if texts := c.Texts(s.col); texts != nil {
+		for i := 0; i < table.ChunkRows; i += 4 {
+			n += uint64(len(texts[i]))
+		}
+	}
+	return n
+}
+
 func (s *textStep) mask(x *scan, in table.Mask) (is table.Mask) {
 	texts := s.read(x, in)
 	if texts == nil {
@@ -42,18 +59,29 @@ func (s *textStep) mask(x *scan, in table.Mask) (is table.Mask) {
 	return x.covering(s.covers, in, is)
 }
 
-// read gives the texts of the chunk; nil: all are empty. Names are gathered
-// first and tested then, so that the processor fetches many at once.
+// read gives the texts of the chunk; nil: all are empty. It touches all of them
+// before the first is tested, so that the processor fetches many at once.
 func (s *textStep) read(x *scan, in table.Mask) *[table.ChunkRows]string {
+	texts := &x.texts
 	if s.part < 0 {
-		return x.c.Texts(s.col)
+		if texts = x.c.Texts(s.col); texts == nil {
+			return nil
+		}
+	} else {
+		ids := x.c.Idents()
+		for m := in; m != 0; m &= m - 1 {
+			i := first(m)
+			texts[i] = partOf(ids[i], s.part)
+		}
 	}
-	ids := x.c.Idents()
-	for m := in; m != 0; m &= m - 1 {
-		i := first(m)
-		x.texts[i] = partOf(ids[i], s.part)
+	if dense(in) {
+		for m := in; m != 0; m &= m - 1 {
+			if t := texts[first(m)]; t != "" {
+				x.warmed += uint64(t[0])
+			}
+		}
 	}
-	return &x.texts
+	return texts
 }
 
 // textTest compiles a comparison of a text that is there.

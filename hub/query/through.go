@@ -186,7 +186,17 @@ type containsStep struct {
 	last  [table.ChunkRows]string
 }
 
+func (s *containsStep) warm(c *table.Chunk) (n uint64) {
+	for _, t := range s.texts {
+		n += t.warm(c)
+	}
+	return n
+}
+
 func (s *containsStep) mask(x *scan, in table.Mask) (is table.Mask) {
+	if s.has("") {
+		return in
+	}
 	clear(s.last[:])
 	for _, t := range s.texts {
 		texts := t.read(x, in&^is)
@@ -201,9 +211,6 @@ func (s *containsStep) mask(x *scan, in table.Mask) (is table.Mask) {
 				}
 			}
 		}
-	}
-	if s.has("") {
-		return in
 	}
 	return is
 }

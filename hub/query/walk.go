@@ -84,7 +84,7 @@ func (p *Plan) find(x *scan, c *clause, s *sorter, n int, atMost uint64) []table
 	}
 	expect := min(float64(n)*float64(total)/float64(atMost), float64(total))
 	if w != nil && expect*float64(walkCost+cost) < float64(scan) {
-		w.budget, w.start = scan/(walkCost+cost), scan/(8*(walkCost+cost))+256
+		w.budget, w.start = scan/(walkCost+cost), min(scan/(8*(walkCost+cost)), 1024)
 		if slots, ok := w.run(); ok {
 			return slots
 		}
