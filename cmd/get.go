@@ -205,26 +205,19 @@ func quote(s string) string {
 }
 
 // listRows prints all pages as one answer and returns how many rows there were.
+// Tables need all rows for the width of their columns, and so does YAML.
 func (a *app) listRows(ctx context.Context, cl *apiclient.Client, r resource, f getFlags) (int, error) {
 	shown := f.shape(r, a.output)
+	if a.output == "json" || a.output == "name" {
+		return a.streamRows(ctx, cl, r, f.query(), f.limit)
+	}
 	answer, err := a.list(ctx, cl, r.name, f.query(), f.limit)
 	if err != nil {
 		return 0, err
 	}
 	items := answer.Items
-	switch a.output {
-	case "json", "yaml":
-		err = a.printObject(answer.json(), nil)
-		return len(items), err
-	case "name":
-		for _, raw := range items {
-			id, err := r.id(raw)
-			if err != nil {
-				return 0, err
-			}
-			fmt.Fprintln(a.out, clean(id))
-		}
-		return len(items), nil
+	if a.output == "yaml" {
+		return len(items), a.printObject(answer.json(), nil)
 	}
 	if len(items) == 0 {
 		if f.named != "" {
