@@ -21,13 +21,14 @@ import (
 // one takes over later the writer goes on without compacting. Databases whose
 // tables belong to others (clones) are left as they are.
 //
-// The bound, as long as the store works: the tables of the newest manifest are
-// at most four thirds of the rows that were live when the oldest run was made
-// (about what has been the most rows at one time), and eight times FlushBytes.
-// The WAL after the tables is at most FlushWAL objects and those of one flush.
-// Runs are at most 2 + log4(size / FlushBytes). What is needed no more stays for MinAge, or
-// for as long as a checkpoint holds it; fences stay a day. So does everything of
-// the time in which no writer was open.
+// The bound, for as long as the store works: the tables of the newest manifest
+// are at most four thirds of the rows that were live when the oldest run was
+// made (so of the most rows there were at one time), and eight times FlushBytes.
+// Runs are at most 2 + log4(size / FlushBytes). The WAL after the tables is at
+// most FlushWAL objects, and those that come while a table is made. What is
+// needed no more goes when it is MinAge old, or twice that, fences when they are
+// FenceAge old, unless a checkpoint holds it. While no writer is open nothing
+// goes, and nothing grows.
 type Tidy struct {
 	// MinAge is how old an object must be to be removed; 0 means 15 minutes.
 	// Whoever reads the database must not take longer with one snapshot.
@@ -138,19 +139,30 @@ func (w *Writer) tidy(ctx context.Context, due bool) error {
 			return fmt.Errorf("compact %s: %w", named(w.root), err)
 		}
 	}
-	s := w.Status()
+	s, now := w.Status(), w.o.Now()
 	seen := [2]uint64{s.ManifestID, s.NextWAL}
-	if !due || s.Err != nil || seen == w.collected || w.o.Now().Sub(w.collectedAt) < w.o.Tidy.MinAge {
+	idle := seen == w.collected && (w.ripe.IsZero() || now.Before(w.ripe))
+	if !due || s.Err != nil || idle || now.Sub(w.collectedAt) < w.o.Tidy.MinAge {
 		return nil
 	}
 	a := Admin{Store: w.store.(AdminStore), Root: w.root, Now: w.o.Now}
 	if w.o.WALStore != nil {
 		a.WALStore = w.wal.(AdminStore)
 	}
-	if _, err := a.Collect(ctx, CollectOptions{MinAge: w.o.Tidy.MinAge, FenceAge: w.o.Tidy.FenceAge, sole: true}); err != nil {
+	done, err := a.Collect(ctx, CollectOptions{MinAge: w.o.Tidy.MinAge, FenceAge: w.o.Tidy.FenceAge, sole: true})
+	if err != nil {
 		return err
 	}
-	w.collected, w.collectedAt = seen, w.o.Now()
+	w.collected, w.collectedAt, w.ripe = seen, now, time.Time{}
+	for _, k := range done.Kept {
+		switch k.Why {
+		case KeptYoung:
+			w.ripe = now.Add(w.o.Tidy.MinAge)
+			return nil
+		case KeptFence:
+			w.ripe = now.Add(w.o.Tidy.FenceAge)
+		}
+	}
 	return nil
 }
 

@@ -370,3 +370,31 @@ func TestTidyingWantsAStoreThatRemoves(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What is too young when it is no longer needed goes later, also when nobody
+// writes any more.
+func TestWhatWasTooYoungGoesLater(t *testing.T) {
+	b := memory(t)
+	w := openWriter(t, b, slatedb.Options{Tidy: &slatedb.Tidy{MinAge: 100 * time.Millisecond, FenceAge: 200 * time.Millisecond}})
+	for i := range 5 {
+		put(t, w, fmt.Sprint("k", i), strings.Repeat("v", 200))
+		if err := w.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tidied(t, b, w)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		wals, _ := objects(t, b, "wal/")
+		manifests, _ := objects(t, b, "manifest/")
+		tables, _ := objects(t, b, "compacted/")
+		if wals == 1 && manifests == 1 && tables <= 4 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d WAL objects, %d manifests, %d tables after 20 s", wals, manifests, tables)
+		}
+	}
+	if n := len(contents(t, b)); n != 5 {
+		t.Errorf("%d rows", n)
+	}
+}
