@@ -71,6 +71,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.Run(ctx) })
 	g.Go(func() error { return w.Run(ctx) })
+	g.Go(func() error { settle(ctx, w); return nil })
 	if port != nil {
 		g.Go(func() error { return port.run(ctx) })
 	}
@@ -94,6 +95,40 @@ func (l link) SetHealth(h watch.Health) {
 		ReadOK: h.ReadOK, Reason: h.Reason, CannotKeep: h.CannotKeep,
 		BucketID: h.BucketID, BucketWhy: h.BucketWhy, Spend: h.Spend, Budget: h.Budget,
 	})
+}
+
+// aloneAfter is how long an agent waits for a hub that tells it whether it is
+// wanted, before it looks all the same.
+const aloneAfter = 3 * time.Second
+
+// Wanted waits for as long as another agent of the region brings its facts. One
+// that stands by goes on standing by when the hub is away: nobody would hear
+// what it sees. It never stops again: an agent that was relieved keeps looking,
+// so that it can take over at once.
+func (l link) Wanted(ctx context.Context) {
+	began, standby := time.Now(), false
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		switch l.Status().Role {
+		case report.RoleReporter:
+			return
+		case report.RoleStandby:
+			if !standby {
+				standby = true
+				tick.Reset(time.Second)
+			}
+		case report.RoleNone:
+			if !standby && time.Since(began) > aloneAfter {
+				return
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 var _ watch.Reporter = link{}

@@ -56,8 +56,7 @@ type slate struct {
 	misses   int
 
 	mu       sync.Mutex
-	sight    catalog.Sighting // Root is empty until there is something to say
-	told     catalog.Sighting
+	sight    catalog.Sighting                // Root is empty until there is something to say
 	looked   bool                            // the first look has come to an end
 	tended   bool                            // and the first upkeep: restore points are told
 	points   map[string]catalog.RestorePoint // by id, as told
@@ -194,20 +193,19 @@ func (w *Watcher) quietest() time.Duration {
 	return max(time.Duration(float64(n)*3600/(w.o.Budget/10)*float64(time.Second)), 3*w.o.Poll)
 }
 
-// tell gives the report what the sighting says now, when that is anything new.
-// The caller holds s.mu; Set does not block.
+var noCheckpoints = []catalog.Checkpoint{}
+
+// tell gives the report what the sighting says now. It keeps no copy to compare
+// with: the report knows what it was told. The caller holds s.mu; Set does not
+// block.
 func (s *slate) tell() {
 	if s.sight.Root == "" || s.stopped.Load() {
 		return // nothing to say, or it is a successor's to say
 	}
 	s.sight.Slate = s.w.nameOf(s.root)
 	if s.sight.Checkpoints == nil {
-		s.sight.Checkpoints = []catalog.Checkpoint{}
+		s.sight.Checkpoints = noCheckpoints
 	}
-	if reflect.DeepEqual(s.sight, s.told) {
-		return
-	}
-	s.told = s.sight
 	out := s.sight
 	s.w.to.Set(catalog.Fact{Kind: catalog.FactPlacement, Key: catalog.PlacementKey(s.root), Sighting: &out})
 }
@@ -378,7 +376,7 @@ func (s *slate) withdrawPoints(why string) {
 
 // replacePoints is for callers who hold mu.
 func (s *slate) replacePoints(points map[string]catalog.RestorePoint, whyGone string) {
-	if s.stopped.Load() {
+	if s.stopped.Load() || len(points) == 0 && len(s.points) == 0 {
 		return
 	}
 	name := s.w.nameOf(s.root)
@@ -401,7 +399,7 @@ func (s *slate) replacePoints(points map[string]catalog.RestorePoint, whyGone st
 func (s *slate) setFindings(found []catalog.Finding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped.Load() {
+	if s.stopped.Load() || len(found) == 0 && len(s.findings) == 0 {
 		return
 	}
 	now := make(map[string]catalog.Finding, len(found))

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -36,6 +37,7 @@ type hub struct {
 	gone       map[string]string // withdrawn, and why
 	health     Health
 	ready      bool
+	wanted     chan struct{} // nil: from the beginning
 
 	bucket  string
 	known   bool
@@ -55,6 +57,9 @@ func (h *hub) Set(f catalog.Fact) {
 	defer h.mu.Unlock()
 	switch f.Kind {
 	case catalog.FactPlacement:
+		if was, ok := h.sights[f.Key]; ok && reflect.DeepEqual(was, *f.Sighting) {
+			return // as the report does
+		}
 		h.sights[f.Key] = *f.Sighting
 		h.history = append(h.history, *f.Sighting)
 	case catalog.FactRestorePoint:
@@ -103,6 +108,15 @@ func (h *hub) isReady() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.ready
+}
+
+func (h *hub) Wanted(ctx context.Context) {
+	if h.wanted != nil {
+		select {
+		case <-h.wanted:
+		case <-ctx.Done():
+		}
+	}
 }
 
 func (h *hub) HubBucket() (string, bool, <-chan struct{}) {

@@ -316,7 +316,10 @@ func (d *database) keepPoints(ctx context.Context, checkpoints []manifest.Checkp
 // the restore points as far as they are known.
 func (d *database) listPoints(ctx context.Context, checkpoints []manifest.Checkpoint) error {
 	c := &d.care
-	known := map[uuid.UUID]*hold{}
+	var known map[uuid.UUID]*hold
+	if len(checkpoints) > 0 {
+		known = map[uuid.UUID]*hold{}
+	}
 	for _, cp := range checkpoints {
 		h := c.holds[cp.ID]
 		if h == nil || h.dangling != "" {
@@ -333,7 +336,7 @@ func (d *database) listPoints(ctx context.Context, checkpoints []manifest.Checkp
 }
 
 func (d *database) tellPoints(checkpoints []manifest.Checkpoint) {
-	points := map[string]catalog.RestorePoint{}
+	points := make(map[string]catalog.RestorePoint, len(checkpoints))
 	for _, cp := range checkpoints {
 		h := d.care.holds[cp.ID]
 		if h.dangling != "" {

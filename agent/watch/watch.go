@@ -29,7 +29,7 @@ import (
 // Reporter takes what is seen. Its methods may be called by many goroutines at
 // once, do not block, and keep nothing that they are given but the values.
 type Reporter interface {
-	// Set gives the newest value of a fact.
+	// Set gives the newest value of a fact. It may be the one that it has.
 	Set(catalog.Fact)
 	// Withdraw says that a fact no longer holds. Placements never are.
 	Withdraw(kind catalog.FactKind, key, why string)
@@ -37,6 +37,9 @@ type Reporter interface {
 	SetHealth(Health)
 	// Ready says that everything was looked at once.
 	Ready()
+	// Wanted returns when this process is to look: at once, or when the
+	// process that looks for this region has gone; or when ctx is over.
+	Wanted(ctx context.Context)
 	// HubBucket is the bucket that the hub knows for this region, "" when
 	// none; known is false until a hub has said. changed is closed at the
 	// next change.
@@ -196,29 +199,45 @@ func (w *Watcher) Run(ctx context.Context) error {
 		return err
 	}
 	w.looks.put(w.regionLook, w.o.Poll)
-	w.looks.put(w.inboxLook, w.o.Poll)
-	w.looks.put(w.discovery, 0)
-	w.looks.put(&task{do: w.leasesTask}, w.o.Poll)
-	w.looks.put(&task{do: w.catalogTask}, catalogEvery*w.o.Poll)
 	w.looks.put(&task{do: w.healthTask}, w.o.Poll)
 
 	var wg sync.WaitGroup
 	wg.Go(func() { w.looks.run(ctx, lookers) })
-	wg.Go(func() { w.tending.run(ctx, tenders) })
 	wg.Go(func() { w.heedHub(ctx) })
+	wg.Go(func() {
+		// Until then only the region's descriptor is read: a process that
+		// stands by must cost the bucket, and the machine, next to nothing.
+		if w.to.Wanted(ctx); ctx.Err() != nil {
+			return
+		}
+		if err := w.recollect(ctx); err != nil || ctx.Err() != nil {
+			return
+		}
+		w.looks.put(w.inboxLook, w.o.Poll)
+		w.looks.put(w.discovery, 0)
+		w.looks.put(&task{do: w.leasesTask}, w.o.Poll)
+		w.looks.put(&task{do: w.catalogTask}, catalogEvery*w.o.Poll)
+		w.tending.run(ctx, tenders)
+	})
 	wg.Wait()
 	w.leave()
 	return nil
 }
 
-// start does what must be known before anything is told: whose bucket this is,
-// which incarnations were recorded, and what the slates are called. While the
-// bucket cannot be read it tries again.
+// start finds out whose bucket this is.
 func (w *Watcher) start(ctx context.Context) error {
-	steps := []func(context.Context) error{
-		w.lookAtRegion,
-		func(ctx context.Context) (err error) {
-			w.records, err = w.remember(ctx)
+	return w.stubbornly(ctx, w.lookAtRegion)
+}
+
+// recollect does what must be known before any slate is told: which
+// incarnations were recorded, and what the slates are called.
+func (w *Watcher) recollect(ctx context.Context) error {
+	return w.stubbornly(ctx,
+		func(ctx context.Context) error {
+			records, err := w.remember(ctx)
+			w.mu.Lock()
+			w.records = records
+			w.mu.Unlock()
 			return err
 		},
 		func(ctx context.Context) error {
@@ -227,7 +246,12 @@ func (w *Watcher) start(ctx context.Context) error {
 			return err
 		},
 		w.readLeases,
-	}
+	)
+}
+
+// stubbornly does steps one after the other; while the bucket cannot be read it
+// tries again.
+func (w *Watcher) stubbornly(ctx context.Context, steps ...func(context.Context) error) error {
 	for _, step := range steps {
 		for wait := w.o.Poll; ; wait = min(2*wait, 10*w.o.Poll) {
 			err := step(ctx)
