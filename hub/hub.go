@@ -47,16 +47,19 @@ var ErrStopped = errors.New("the hub has stopped")
 
 const (
 	tickEvery    = time.Second
-	checkEvery   = 10 * time.Second      // how often to look for another hub
-	storeWait    = 5 * time.Second       // how long the loop waits for the store
-	storeRest    = 10 * time.Second      // and leaves it alone after that
-	finalWait    = 30 * time.Second      // for the last save
-	batchLimit   = 256                   // events taken before they are published
-	saveSoon     = time.Second           // after a change, when none was saved lately
-	checkWait    = 20 * time.Second      // for a look at the store, or a save
-	publishEvery = 20 * time.Millisecond // at most; the first news after a rest at once
-	saveShare    = 20                    // times as long as a save took the next one waits at least
-	maxOwed      = 4096                  // events in one record
+	checkEvery   = 10 * time.Second       // how often to look for another hub
+	storeWait    = 5 * time.Second        // how long the loop waits for the store
+	storeRest    = 10 * time.Second       // and leaves it alone after that
+	finalWait    = 30 * time.Second       // for the last save
+	batchLimit   = 256                    // events taken before they are published
+	saveSoon     = time.Second            // after a change, when none was saved lately
+	checkWait    = 20 * time.Second       // for a look at the store, or a save
+	publishEvery = 20 * time.Millisecond  // at most; the first news after a rest at once
+	wholeWait    = 250 * time.Millisecond // for a snapshot to be whole before its rows are shown one by one
+	holdMost     = 4 * time.Millisecond   // how long the loop takes events before it lets results out
+	slice        = 256                    // facts of a snapshot that it applies at once
+	saveShare    = 20                     // times as long as a save took the next one waits at least
+	maxOwed      = 4096                   // events in one record
 )
 
 // Hub is a running hub, or one about to run.
@@ -79,6 +82,9 @@ type Hub struct {
 	held      []state.Send     // waiting for a region set to become durable
 	published time.Time        // when a view last was
 	due       <-chan time.Time // when the next has to be; nil: nothing is new
+	more      <-chan struct{}  // ready while a snapshot is under way; nil: none
+	ready     chan struct{}    // always ready
+	half      atomic.Bool      // the published view has half a snapshot
 	restTill  time.Time
 	failing   bool
 
@@ -104,6 +110,7 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 	}
 	cfg.Mailbox = cmp.Or(cfg.Mailbox, 1024)
 	cfg.SaveEvery = cmp.Or(cfg.SaveEvery, 30*time.Second)
+	cfg.State.Slice = cmp.Or(cfg.State.Slice, slice)
 	now := cfg.Now()
 	l, saved, err := ledger.Open(ctx, cfg.Store, ledger.Config{
 		Regions: cfg.Regions, Holder: cfg.Holder, ID: cfg.ID, Now: now, MaxEvents: cfg.State.MaxEvents, Log: cfg.Log,
@@ -113,8 +120,9 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 	}
 	h := &Hub{
 		cfg: cfg, log: cfg.Log, ledger: l, state: state.New(cfg.State, saved, now),
-		mailbox: make(chan letter, cfg.Mailbox), emptied: make(chan struct{}, 1), stopped: make(chan struct{}), newer: make(chan struct{}),
+		mailbox: make(chan letter, cfg.Mailbox), emptied: make(chan struct{}, 1), stopped: make(chan struct{}), newer: make(chan struct{}), ready: make(chan struct{}),
 	}
+	close(h.ready)
 	h.current.Store(h.state.View())
 	return h, nil
 }
@@ -235,8 +243,13 @@ func (h *Hub) Run(ctx context.Context) error {
 			if err := h.take(ctx, letter{event: state.Tick{}}); err != nil {
 				return err
 			}
+		case <-h.more:
+			if err := h.take(ctx, letter{event: state.Continue{}}); err != nil {
+				return err
+			}
 		case <-h.due:
-			h.publish()
+			h.due = nil
+			h.show(false)
 		case <-h.emptied:
 			if err := h.recordAnew(ctx); err != nil {
 				return err
@@ -260,18 +273,21 @@ func (h *Hub) take(ctx context.Context, l letter) error {
 	}
 	var answers []answer
 	var send []state.Send
-	changed := false
+	began := h.cfg.Now()
 	for n := 0; ; n++ {
-		ready := h.state.Step(l.event, h.cfg.Now())
+		now := h.cfg.Now()
+		ready := h.state.Step(l.event, now)
 		h.stats.events.Add(1)
+		if h.more = nil; ready.More {
+			h.more = h.ready
+		}
 		h.owe(ready.Records)
 		send = append(send, ready.Send...)
-		changed = changed || ready.Changed
 		if l.reply != nil {
 			answers = append(answers, answer{l.reply, ready.Err})
 		}
 		_, ticked := l.event.(state.Tick)
-		if n >= batchLimit || ticked {
+		if n >= batchLimit || ticked || now.Sub(began) > holdMost {
 			break
 		}
 		select {
@@ -286,13 +302,7 @@ func (h *Hub) take(ctx context.Context, l letter) error {
 		return err
 	}
 	h.post(send)
-	// Publications follow each other at a distance: each costs by what it
-	// touches, and so do the sums of slates that are in many regions.
-	if rest := publishEvery - h.cfg.Now().Sub(h.published); len(answers) > 0 || rest <= 0 {
-		h.publish()
-	} else if h.due == nil {
-		h.due = time.After(rest)
-	}
+	h.show(len(answers) > 0)
 	for _, a := range answers {
 		if a.err == nil && unsaved {
 			a.err = fmt.Errorf("done, but not recorded yet: the hub's store fails; it is tried again: %w", err)
@@ -302,9 +312,25 @@ func (h *Hub) take(ctx context.Context, l letter) error {
 	return nil
 }
 
+// show publishes what is new, now or soon. Publications follow each other at a
+// distance: each costs by what it touches, and so do the sums of slates that
+// are in many regions. A snapshot is shown whole, unless that takes long.
+func (h *Hub) show(now bool) {
+	every := publishEvery
+	if h.more != nil {
+		every = wholeWait
+	}
+	if rest := every - h.cfg.Now().Sub(h.published); now || rest <= 0 {
+		h.publish()
+	} else if h.due == nil {
+		h.due = time.After(min(rest, publishEvery))
+	}
+}
+
 func (h *Hub) publish() {
 	h.published, h.due = h.cfg.Now(), nil
 	v := h.state.View()
+	h.half.Store(h.more != nil)
 	before := h.current.Swap(v)
 	if before.Seq() == v.Seq() {
 		return
@@ -343,7 +369,7 @@ func (h *Hub) keep(ctx context.Context) error {
 			if v.Seq() == savedSeq {
 				rest *= 10
 			}
-			if !savedAt.IsZero() && h.cfg.Now().Sub(savedAt) < rest {
+			if !savedAt.IsZero() && (h.cfg.Now().Sub(savedAt) < rest || h.half.Load() && h.cfg.Now().Sub(savedAt) < 10*rest) {
 				continue
 			}
 			// A hub that was replaced saves nothing beside the one that did.

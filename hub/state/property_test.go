@@ -91,7 +91,7 @@ func history(t *rapid.T) (facts []catalog.Fact) {
 // region's clocks and the disagreement that remembers movements.
 func rowsOf(v *view.View) string {
 	rows := state.Rows(v)
-	rows.Seq, rows.Event, rows.Regions, rows.Clusters = 0, 0, nil, nil
+	rows.Seq, rows.Event, rows.At, rows.Regions, rows.Clusters = 0, 0, time.Time{}, nil, nil
 	for i, p := range rows.Placements {
 		c := *p
 		c.WriterSince, c.Disagreement = nil, ""

@@ -186,6 +186,10 @@ func (s *State) beat(e Beat) {
 			r.owed = false
 			s.want(r, "the bucket can be read again")
 		}
+		if !p.synced && (e.At.Counter > 0 || e.Digest != ([32]byte{})) && r.blind == "" && s.proven(r, p) && s.idle(p.id) {
+			// It says that it has told everything, and nothing came.
+			s.want(r, "what was told did not arrive")
+		}
 		if p.synced && s.proven(r, p) && r.blind == "" && r.caughtUp(e.At) && !s.drifted(r, e) {
 			r.confirmed, r.confirmedAt = true, s.mono
 			r.asOf = &at

@@ -69,10 +69,12 @@ func (s *State) next() {
 	}
 }
 
+// idle reports whether a session neither brings a snapshot nor waits to.
+func (s *State) idle(id SessionID) bool {
+	return s.bringing[id] == nil && !slices.Contains(s.queue, id)
+}
+
 func (s *State) expireTickets() {
-	if len(s.queue) == 0 {
-		return
-	}
 	for id, t := range s.bringing {
 		if s.mono-t.at >= ticketFor {
 			delete(s.bringing, id)
