@@ -14,17 +14,37 @@ func (s *State) drifted(r *region, e Beat) bool {
 	if e.Digest == ([32]byte{}) || e.At != r.applied || r.copied.digest.Root() == e.Digest {
 		return false
 	}
+	r.confirmed = false
+	if s.mayRepair(r) {
+		s.send(r.reporter.id, WantDigests{Why: "the digests of hub and agent differ"})
+	}
+	return true
+}
+
+// missed has the reporter go on from what was applied when it says twice that
+// it has told more: something was lost on the way.
+func (s *State) missed(r *region, p *session, e Beat) {
+	if e.At.Start != r.applied.Start || e.At.Compare(r.applied) <= 0 {
+		p.behind = catalog.Revision{}
+		return
+	}
+	if p.behind == r.applied && s.mayRepair(r) {
+		s.welcome(r, p)
+	}
+	p.behind = r.applied
+}
+
+// mayRepair bounds how often something is asked for that is lacking.
+func (s *State) mayRepair(r *region) bool {
 	if r.repairedAt != 0 && s.mono-r.repairedAt < repairRest {
 		if r.repairs >= maxRepairs {
-			return true
+			return false
 		}
 	} else {
 		r.repairs = 0
 	}
 	r.repairs++
 	r.repairedAt = max(s.mono, 1)
-	r.confirmed = false
-	s.send(r.reporter.id, WantDigests{Why: "the digests of hub and agent differ"})
 	return true
 }
 

@@ -27,7 +27,8 @@ type session struct {
 	slots []table.Slot
 	// synced: a snapshot of it was applied, or it resumed: its deltas count.
 	synced bool
-	wanted string // why a snapshot of it is wanted when its turn comes
+	behind catalog.Revision // what was applied when a beat last said that more was told
+	wanted string           // why a snapshot of it is wanted when its turn comes
 }
 
 // cluster is one cluster of a region and who holds it.
@@ -189,6 +190,9 @@ func (s *State) beat(e Beat) {
 		if !p.synced && (e.At.Counter > 0 || e.Digest != ([32]byte{})) && r.blind == "" && s.proven(r, p) && s.idle(p.id) {
 			// It says that it has told everything, and nothing came.
 			s.want(r, "what was told did not arrive")
+		}
+		if p.synced && s.proven(r, p) && r.blind == "" {
+			s.missed(r, p, e)
 		}
 		if p.synced && s.proven(r, p) && r.blind == "" && r.caughtUp(e.At) && !s.drifted(r, e) {
 			r.confirmed, r.confirmedAt = true, s.mono
