@@ -11,7 +11,7 @@ BUF      := $(TOOLS)/buf-1.70.0/buf
 GENGO    := $(TOOLS)/protoc-gen-go-1.36.12/protoc-gen-go
 GENGRPC  := $(TOOLS)/protoc-gen-go-grpc-1.6.2/protoc-gen-go-grpc
 
-.PHONY: build test race e2e soak demo proto lint fuzz-short bench bench-peers clean help
+.PHONY: build test race e2e soak reliability demo proto lint fuzz-short bench bench-peers clean help
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -31,6 +31,9 @@ e2e: build ## real binaries, real object stores, real SlateDB processes
 
 soak: build ## the long versions of the tests
 	QUARRY_SOAK=1 $(GO) test -tags e2e -count=1 -p 1 -timeout 120m ./e2e/... ./agent/... ./hub/...
+
+reliability: ## the reliability tests T1-T29 with their seeds and numbers
+	./scripts/reliability
 
 demo: build ## hub and three regions on local folders
 	./quarry demo
