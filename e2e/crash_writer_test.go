@@ -108,6 +108,9 @@ func TestCrash_OurProcessIsKilled(t *testing.T) {
 	a := folderArena(t, "db")
 	together := companies[rng.IntN(len(companies))]
 	n, doubts := 0, 0
+	// How long a batch is left alone before the kill, at most: less after one that
+	// was answered, more after one that was not, so that kills fall where it ends.
+	leave := 600 * time.Microsecond
 	for round := range rounds {
 		p := peers.StartOurs(t, a.b.URL(), nil)
 		p.Do(map[string]any{"op": "open", "root": a.root, "compact": round%2 == 0})
@@ -120,15 +123,17 @@ func TestCrash_OurProcessIsKilled(t *testing.T) {
 			}
 		}
 		n++
-		answer, answered := p.Hurry(map[string]any{"op": "put", "root": a.root, "rows": numbered(n).rows()}, time.Duration(rng.IntN(600))*time.Microsecond)
+		answer, answered := p.Hurry(map[string]any{"op": "put", "root": a.root, "rows": numbered(n).rows()}, time.Duration(rng.Int64N(int64(leave))))
 		switch {
 		case answer.Error != "":
 			t.Fatalf("round %d: %s", round, answer.Error)
 		case answered:
 			a.acked = numbered(n).in(a.acked)
+			leave = max(leave*2/3, 10*time.Microsecond)
 		default:
 			a.doubt = numbered(n)
 			doubts++
+			leave = min(leave*2, 2*time.Millisecond)
 		}
 		if round%3 == 0 {
 			version := together[rng.IntN(len(together))]
