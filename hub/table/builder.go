@@ -2,10 +2,10 @@ package table
 
 import (
 	"cmp"
-	"encoding/binary"
 	"reflect"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"github.com/tidwall/btree"
 )
@@ -16,8 +16,7 @@ type Builder[T any] struct {
 	gen     uint64
 	shared  bool // everything is as at the last Share
 	last    *Table
-	pagesIs uint64 // generation of t.pages
-	classIs uint64 // generation of t.classes
+	touched uint64 // orders that changed since, by bit; see touch
 	freed   []Slot
 	classOf map[string]uint32
 	symbols []map[string]uint32
@@ -27,7 +26,7 @@ type Builder[T any] struct {
 }
 
 func unlocked[T any](less func(a, b T) bool) *btree.BTreeG[T] {
-	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})
+	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true, Degree: 32})
 }
 
 // NewBuilder starts with no rows.
@@ -37,7 +36,7 @@ func NewBuilder[T any](s *Schema) *Builder[T] {
 	}
 	byName := func(a, b *Ident) bool { return a.Compare(b) < 0 }
 	b := &Builder[T]{gen: 1, classOf: map[string]uint32{}, traits: make([]Value, len(s.traits))}
-	b.t = Table{schema: s, names: unlocked(byName), keys: unlocked(func(a, b *Ident) bool {
+	b.t = Table{schema: s, keyed: newKeyed(), names: unlocked(byName), keys: unlocked(func(a, b *Ident) bool {
 		return cmp.Or(strings.Compare(a.Region, b.Region), strings.Compare(a.Root, b.Root), strings.Compare(keyName(a), keyName(b))) < 0
 	})}
 	for range s.orders {
@@ -63,14 +62,6 @@ func NewBuilder[T any](s *Schema) *Builder[T] {
 	return b
 }
 
-// keyName is the name of rows that are known by their name alone.
-func keyName(a *Ident) string {
-	if a.Region == "" && a.Root == "" {
-		return a.Slate
-	}
-	return ""
-}
-
 // Table is what has been set so far; it is only good until the next change,
 // and only for the builder's goroutine.
 func (b *Builder[T]) Table() *Table { return &b.t }
@@ -86,21 +77,23 @@ func (b *Builder[T]) Find(region, root string) Slot { return b.t.Find(region, ro
 // neither region nor root; or [None].
 func (b *Builder[T]) Named(name string) Slot { return b.t.Named(name) }
 
-// Named is the slot of the row with that name, in a table whose idents have
-// neither region nor root; or [None].
-func (t *Table) Named(name string) Slot {
-	if id, ok := t.keys.Get(&Ident{Slate: name}); ok {
-		return id.Slot
-	}
-	return None
-}
-
 // Row makes the row at a slot as it was put, whatever its class covers; nil
 // when there is none.
 func (b *Builder[T]) Row(s Slot) *T {
-	r, _ := b.t.Stored(s).(*T)
-	return r
+	c, i := b.t.At(s)
+	if c == nil {
+		return nil
+	}
+	row := new(T)
+	b.t.fill(unsafe.Pointer(row), c, i, false)
+	return row
 }
+
+// Bits of touched; those of orders follow.
+const (
+	touchedNames = 1 << iota
+	touchedOrders
+)
 
 // Share gives a table of everything set so far. It costs the same however
 // many rows there are.
@@ -109,77 +102,51 @@ func (b *Builder[T]) Share() *Table {
 		return b.last
 	}
 	t := b.t
-	t.pages = b.t.pages
-	t.names, t.keys = b.t.names.Copy(), b.t.keys.Copy()
+	if old := b.last; old != nil && b.touched&touchedNames == 0 {
+		t.names, t.keys = old.names, old.keys
+	} else {
+		t.names, t.keys = b.t.names.Copy(), b.t.keys.Copy()
+	}
 	t.orders = make([]sorted, len(b.t.orders))
 	for i, o := range b.t.orders {
-		t.orders[i] = sorted{o.rows.Copy(), o.nulls.Copy()}
+		if old := b.last; old != nil && b.touched&(touchedOrders<<i) == 0 {
+			t.orders[i] = old.orders[i]
+		} else {
+			t.orders[i] = sorted{o.rows.Copy(), o.nulls.Copy()}
+		}
 	}
 	t.dicts = slices.Clone(b.t.dicts)
 	b.gen++
-	b.last, b.shared = &t, true
+	b.last, b.shared, b.touched = &t, true, 0
 	return &t
 }
 
 // chunk is the chunk of a slot, to be changed.
 func (b *Builder[T]) chunk(s Slot) (*Chunk, int) {
 	b.shared = false
-	i := int(s) / ChunkRows
-	if b.pagesIs != b.gen {
-		b.t.pages, b.pagesIs = slices.Clone(b.t.pages), b.gen
-	}
-	for len(b.t.pages) <= i/pageChunks {
-		b.t.pages = append(b.t.pages, &page{gen: b.gen})
-	}
-	p := b.t.pages[i/pageChunks]
-	if p.gen != b.gen {
-		c := *p
-		c.gen = b.gen
-		p = &c
-		b.t.pages[i/pageChunks] = p
-	}
-	c := p.chunks[i%pageChunks]
-	switch {
+	at := b.t.chunks.mine(b.gen, int(s)/ChunkRows)
+	switch c := *at; {
 	case c == nil:
-		sc := b.t.schema
-		c = &Chunk{schema: sc, gen: b.gen, classes: &own[uint32]{gen: b.gen}, idents: &own[*Ident]{gen: b.gen},
-			lists: 7, nums: &block{gen: b.gen, cols: make([]numbers, sc.nums), data: make([]byte, 8)}, syms: make([]*own[uint32], sc.syms), texts: make([]*own[string], sc.texts), objs: make([]*own[any], sc.objs)}
-		p.chunks[i%pageChunks] = c
+		*at = newChunk(b.t.schema, b.gen)
 	case c.gen != b.gen:
 		d := *c
-		d.gen = b.gen
-		d.lists = 0
-		c = &d
-		p.chunks[i%pageChunks] = c
+		d.gen, d.owned = b.gen, 0
+		*at = &d
 	}
-	return c, int(s % ChunkRows)
-}
-
-// mine gives a column that may be changed.
-func mine[V any](gen uint64, o **own[V]) *[ChunkRows]V {
-	switch {
-	case *o == nil:
-		*o = &own[V]{gen: gen}
-	case (*o).gen != gen:
-		c := **o
-		c.gen = gen
-		*o = &c
-	}
-	return &(*o).v
+	return *at, int(s % ChunkRows)
 }
 
 // Put sets a row: the one with its region and root (or its name), or a new
 // one. Only what differs is written. The row's lists and maps belong to the
 // table from now on.
 func (b *Builder[T]) Put(row *T) (s Slot, isNew bool) {
-	sc := b.t.schema
-	v := reflect.ValueOf(row).Elem()
+	sc, p := b.t.schema, unsafe.Pointer(row)
 	var id Ident
 	for part, col := range sc.names {
 		if col < 0 {
 			continue
 		}
-		switch text := v.FieldByIndex(sc.fields[col].index).String(); part {
+		switch text := sc.fields[col].read(p).text; part {
 		case 0:
 			id.Slate = text
 		case 1:
@@ -188,37 +155,61 @@ func (b *Builder[T]) Put(row *T) (s Slot, isNew bool) {
 			id.Root = text
 		}
 	}
-	old, had := b.t.keys.Get(&id)
-	if had {
-		return b.change(old, &id, v), false
+	if s = b.t.keyed.find(&b.t, &id); s != None {
+		b.change(s, &id, p)
+		return s, false
 	}
+	return b.add(id, p), true
+}
+
+// add puts a row that is not there yet.
+func (b *Builder[T]) add(id Ident, p unsafe.Pointer) Slot {
+	sc, t := b.t.schema, &b.t
+	for k, col := range sc.traits {
+		x := sc.fields[col].read(p)
+		b.traits[k] = Value{x.null, x.num, x.text}
+	}
+	class := b.class(b.traits)
 	if id.Root == id.Slate {
 		id.Root = id.Slate // one text, not two
 	}
-	s = b.room()
-	id.Slot = s
-	c, i := b.chunk(s)
+	if col := sc.names[1]; col >= 0 && sc.fields[col].kind == Trait {
+		id.Region = t.Class(class).Stored(col).Text // one text for all
+	}
+	id.Slot = b.room()
+	c, i := b.chunk(id.Slot)
+	c.mySlab()
+	t.keyed.add(b.gen, &id, func(yield func(*Ident)) {
+		t.names.Scan(func(id *Ident) bool { yield(id); return true })
+	})
 	c.live |= 1 << i
-	b.t.live++
-	mine(b.gen, &c.idents)[i] = &id
-	b.t.names.Set(&id)
-	b.t.keys.Set(&id)
+	t.live++
+	c.myIdents()[i] = &id
+	c.myClasses()[i] = class
 	for col := range sc.fields {
-		if f := &sc.fields[col]; f.index != nil {
-			b.store(c, i, col, f.read(v))
+		f := &sc.fields[col]
+		if f.index == nil || f.kind == Trait || f.kind == Name {
+			continue
+		}
+		if x := f.read(p); f.kind != Number && f.kind != Time {
+			b.store(c, i, f, x)
+		} else if !x.null {
+			c.setNumber(f.at, i, x.num)
 		}
 	}
-	class := b.class(b.traits)
-	mine(b.gen, &c.classes)[i] = class
 	b.count(class, c, i, 1)
+	b.touched |= touchedNames
+	t.names.Set(&id)
+	t.keys.Set(&id)
 	for k, col := range sc.orders {
+		b.touched |= touchedOrders << k
 		if n, ok := c.Number(col, i); ok {
-			b.t.orders[k].rows.Set(item{n, &id})
+			t.orders[k].rows.Set(item{n, &id})
 		} else {
-			b.t.orders[k].nulls.Set(&id)
+			t.orders[k].nulls.Set(&id)
 		}
 	}
-	return s, true
+	return id.Slot
 }
 
 func (b *Builder[T]) room() Slot {
@@ -227,22 +218,27 @@ func (b *Builder[T]) room() Slot {
 		b.freed = b.freed[:n-1]
 		return s
 	}
+	if b.t.high == maxSlots-1 {
+		panic("table: too many rows")
+	}
 	s := Slot(b.t.high)
 	b.t.high++
 	return s
 }
 
-// change brings the row of an ident to what v says.
-func (b *Builder[T]) change(old, id *Ident, v reflect.Value) Slot {
+// change brings the row at a slot to what p says.
+func (b *Builder[T]) change(s Slot, id *Ident, p unsafe.Pointer) {
 	sc := b.t.schema
-	s := old.Slot
-	c, i := b.t.at(s)
-	if old.Compare(id) != 0 {
-		id.Slot = s
-		b.rename(old, id)
-		c, i = b.t.at(s)
+	c, i := b.t.At(s)
+	if old := c.idents[i]; old.Slate != id.Slate {
+		named := &Ident{id.Slate, old.Region, old.Root, s}
+		if named.Slate == named.Root {
+			named.Slate = named.Root // one text, not two
+		}
+		b.rename(old, named)
+		c, i = b.t.At(s)
 	}
-	class := b.t.classes[c.classes.v[i]]
+	class := b.t.Class(c.classes[i])
 	copy(b.traits, class.stored)
 	other := false
 	for col := range sc.fields {
@@ -250,7 +246,7 @@ func (b *Builder[T]) change(old, id *Ident, v reflect.Value) Slot {
 		if f.index == nil || f.kind == Name {
 			continue // hidden, or told by the ident
 		}
-		now := f.read(v)
+		now := f.read(p)
 		switch f.kind {
 		case Trait:
 			if x := (Value{now.null, now.num, now.text}); x != b.traits[f.at] {
@@ -258,51 +254,87 @@ func (b *Builder[T]) change(old, id *Ident, v reflect.Value) Slot {
 			}
 			continue
 		case Number, Time:
-			n, ok := c.Number(col, i)
-			switch {
-			case now.null && ok:
+			switch n, ok := c.number(f.at, i); {
+			case ok == !now.null && (!ok || n == now.num):
+				continue
+			case now.null:
 				b.SetNull(s, col)
-			case !now.null && (!ok || n != now.num):
+			default:
 				b.SetNumber(s, col, now.num)
 			}
+			c, i = b.t.At(s)
 		default:
-			if was, _ := b.t.cell(class, c, i, col); same(f, was, now) {
-				continue
+			if !b.same(c, i, f, &now) {
+				c, i = b.chunk(s)
+				b.store(c, i, f, now)
 			}
-			w, _ := b.chunk(s)
-			b.store(w, i, col, now)
 		}
-		c, i = b.t.at(s)
 	}
 	if other {
-		w, _ := b.chunk(s)
-		b.count(w.classes.v[i], w, i, ^uint64(0))
+		c, i = b.chunk(s)
+		b.count(c.classes[i], c, i, ^uint64(0))
 		id := b.class(b.traits)
-		mine(b.gen, &w.classes)[i] = id
-		b.count(id, w, i, 1)
+		c.myClasses()[i] = id
+		b.count(id, c, i, 1)
 	}
-	return s
 }
 
-// same compares cells; lists are compared by what is in them.
-func same(f *field, a, b cell) bool {
-	if f.kind == Text || f.kind == Symbol && f.typ.Kind() == reflect.String {
-		return a.text == b.text
+// same reports whether a row has that cell; lists are compared by what is in
+// them.
+func (b *Builder[T]) same(c *Chunk, i int, f *field, x *cell) bool {
+	switch f.kind {
+	case Symbol:
+		ids := c.rest.syms[f.at]
+		if ids == nil || ids[i] == 0 {
+			m, _ := x.obj.(map[string]string)
+			return x.text == "" && len(m) == 0
+		}
+		d := &b.t.dicts[f.at]
+		if d.maps == nil {
+			return d.texts[ids[i]] == x.text
+		}
+		return reflect.DeepEqual(d.maps[ids[i]], x.obj)
+	case Text:
+		texts := c.rest.texts[f.at]
+		return texts == nil && x.text == "" || texts != nil && texts[i] == x.text
 	}
-	if a.obj == nil || b.obj == nil {
-		return a.obj == nil && b.obj == nil
+	empty := x.num == 1
+	o := &c.rest.objs[f.at]
+	if o.empty>>i&1 != 0 || empty {
+		return o.empty>>i&1 != 0 && empty
 	}
-	return reflect.DeepEqual(a.obj, b.obj)
+	if o.v == nil || o.v[i] == nil || x.obj == nil {
+		return x.obj == nil && (o.v == nil || o.v[i] == nil)
+	}
+	return reflect.DeepEqual(o.v[i], x.obj)
+}
+
+// store writes a cell that is neither a trait nor a number.
+func (b *Builder[T]) store(c *Chunk, i int, f *field, x cell) {
+	switch f.kind {
+	case Symbol:
+		c.setSymbol(f.at, i, b.symbol(f, x))
+	case Text:
+		if f.at > 0 { // what two columns say is one text
+			if before := c.rest.texts[f.at-1]; before != nil && before[i] == x.text {
+				x.text = before[i]
+			}
+		}
+		c.setText(f.at, i, x.text)
+	case Object:
+		c.setObject(f.at, i, x.obj, x.num == 1)
+	}
 }
 
 func (b *Builder[T]) rename(old, id *Ident) {
-	s := id.Slot
-	c, i := b.chunk(s)
-	mine(b.gen, &c.idents)[i] = id
+	c, i := b.chunk(id.Slot)
+	c.myIdents()[i] = id
+	b.touched |= touchedNames
 	b.t.names.Delete(old)
 	b.t.names.Set(id)
 	b.t.keys.Set(id)
 	for k, col := range b.t.schema.orders {
+		b.touched |= touchedOrders << k
 		if n, ok := c.Number(col, i); ok {
 			b.t.orders[k].rows.Delete(item{n, old})
 			b.t.orders[k].rows.Set(item{n, id})
@@ -313,172 +345,9 @@ func (b *Builder[T]) rename(old, id *Ident) {
 	}
 }
 
-// store writes a cell into an owned chunk; traits go to b.traits. Orders and
-// sums are not touched.
-func (b *Builder[T]) store(c *Chunk, i, col int, x cell) {
-	f := &b.t.schema.fields[col]
-	switch f.kind {
-	case Trait:
-		b.traits[f.at] = Value{x.null, x.num, x.text}
-	case Number, Time:
-		if !x.null {
-			c.set(b.gen, f.at, i, x.num)
-		}
-	case Symbol:
-		id := b.symbol(f, x)
-		if id != 0 || c.syms[f.at] != nil && c.syms[f.at].v[i] != 0 {
-			cloneOnce(c, &c.syms, 1)
-			mine(b.gen, &c.syms[f.at])[i] = id
-		}
-	case Text:
-		if x.text != "" || c.texts[f.at] != nil && c.texts[f.at].v[i] != "" {
-			cloneOnce(c, &c.texts, 2)
-			mine(b.gen, &c.texts[f.at])[i] = x.text
-		}
-	case Object:
-		if x.obj != nil || c.objs[f.at] != nil && c.objs[f.at].v[i] != nil {
-			cloneOnce(c, &c.objs, 4)
-			mine(b.gen, &c.objs[f.at])[i] = x.obj
-		}
-	}
-}
-
-// cloneOnce makes a chunk's list of columns its own, once a publication.
-func cloneOnce[V any](c *Chunk, list *[]*own[V], bit uint8) {
-	if c.lists&bit == 0 {
-		*list = slices.Clone(*list)
-		c.lists |= bit
-	}
-}
-
-// symbol is the id of a text or map, a new one when it was not seen before.
-func (b *Builder[T]) symbol(f *field, x cell) uint32 {
-	d := &b.t.dicts[f.at]
-	m, _ := x.obj.(map[string]string)
-	key := b.key[:0]
-	if d.maps == nil {
-		key = append(key, x.text...)
-	} else if len(m) > 0 {
-		names := make([]string, 0, len(m))
-		for k := range m {
-			names = append(names, k)
-		}
-		slices.Sort(names)
-		for _, k := range names {
-			key = appendText(appendText(key, k), m[k])
-		}
-	}
-	b.key = key
-	if id, ok := b.symbols[f.at][string(key)]; ok {
-		return id
-	}
-	id, text := uint32(len(d.texts)), string(key)
-	d.texts = append(d.texts, text)
-	if d.maps != nil {
-		d.maps = append(d.maps, m)
-	}
-	b.symbols[f.at][text] = id
-	return id
-}
-
-func appendText(dst []byte, s string) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
-}
-
-// class is the id of the class with these traits, a new one when there was none.
-func (b *Builder[T]) class(traits []Value) uint32 {
-	key := b.key[:0]
-	for i := range traits {
-		if traits[i].Null {
-			key = append(key, 0)
-			continue
-		}
-		key = appendText(binary.AppendUvarint(append(key, 1), traits[i].Num), traits[i].Text)
-	}
-	b.key = key
-	if id, ok := b.classOf[string(key)]; ok {
-		return id
-	}
-	sc := b.t.schema
-	c := &Class{gen: b.gen, schema: sc, ID: uint32(len(b.t.classes)), stored: slices.Clone(traits), sums: make([]uint64, len(sc.sums)), unknown: make([]uint64, len(sc.sums))}
-	if b.cover != nil {
-		c.covers = covers(b.cover(c))
-	}
-	id := uint32(len(b.t.classes))
-	b.ownClasses()
-	b.t.classes = append(b.t.classes, c)
-	b.classOf[string(key)] = id
-	return id
-}
-
-func (b *Builder[T]) ownClasses() {
-	b.shared = false
-	if b.classIs != b.gen {
-		b.t.classes, b.classIs = slices.Clone(b.t.classes), b.gen
-	}
-}
-
-// classMine gives a class that may be changed.
-func (b *Builder[T]) classMine(id uint32) *Class {
-	b.ownClasses()
-	c := b.t.classes[id]
-	if c.gen != b.gen {
-		d := *c
-		d.gen, d.sums, d.unknown = b.gen, slices.Clone(c.sums), slices.Clone(c.unknown)
-		c = &d
-		b.t.classes[id] = c
-	}
-	return c
-}
-
-// count adds a row to its class, or takes it out when by is -1.
-func (b *Builder[T]) count(id uint32, c *Chunk, i int, by uint64) {
-	class := b.classMine(id)
-	class.Count += by
-	for k, col := range b.t.schema.sums {
-		if n, ok := c.Number(col, i); ok {
-			class.sums[k] += n * by
-		} else {
-			class.unknown[k] += by
-		}
-	}
-}
-
-func covers(m map[int]Value) []cover {
-	var out []cover
-	for col, v := range m {
-		out = append(out, cover{col, v})
-	}
-	slices.SortFunc(out, func(a, b cover) int { return cmp.Compare(a.col, b.col) })
-	return out
-}
-
-// Cover says what the rows of each class show instead of what they store; nil:
-// nothing else. It is asked now for all classes and later for each new one, so
-// it must go by the class alone. It costs by the number of classes.
-func (b *Builder[T]) Cover(f func(*Class) map[int]Value) {
-	b.cover = f
-	for id, c := range b.t.classes {
-		now := covers(f(c))
-		if !slices.Equal(now, c.covers) {
-			b.classMine(uint32(id)).covers = now
-		}
-	}
-}
-
-// CoverAgain asks anew about some classes: what was said of them is not so any
-// more.
-func (b *Builder[T]) CoverAgain(ids []uint32) {
-	for _, id := range ids {
-		if now := covers(b.cover(b.t.classes[id])); !slices.Equal(now, b.t.classes[id].covers) {
-			b.classMine(id).covers = now
-		}
-	}
-}
-
 // Number is a row's number or time; ok is false when it has none.
 func (b *Builder[T]) Number(s Slot, col int) (v uint64, ok bool) {
-	c, i := b.t.at(s)
+	c, i := b.t.At(s)
 	if c == nil {
 		return 0, false
 	}
@@ -487,53 +356,48 @@ func (b *Builder[T]) Number(s Slot, col int) (v uint64, ok bool) {
 
 // SetNumber sets a number or time of a row that is there.
 func (b *Builder[T]) SetNumber(s Slot, col int, v uint64) {
-	sc := b.t.schema
-	c, i := b.chunk(s)
-	at, info := sc.fields[col].at, &sc.cols[col]
-	if info.Ordered || info.Summed {
-		was, had := c.Number(col, i)
-		if had && was == v {
-			return
-		}
-		b.reorder(c, i, col, was, had, v, true)
+	f := &b.t.schema.fields[col]
+	c, i := b.t.At(s)
+	was, had := c.number(f.at, i)
+	if had && was == v {
+		return
 	}
-	c.set(b.gen, at, i, v)
+	c, i = b.chunk(s)
+	b.reorder(c, i, f, was, had, v, true)
+	c.setNumber(f.at, i, v)
 }
 
 // SetNull takes a number or time of a row that is there away.
 func (b *Builder[T]) SetNull(s Slot, col int) {
-	if _, had := b.Number(s, col); !had {
-		return
-	}
-	c, i := b.chunk(s)
-	was, had := c.Number(col, i)
+	f := &b.t.schema.fields[col]
+	c, i := b.t.At(s)
+	was, had := c.number(f.at, i)
 	if !had {
 		return
 	}
-	b.reorder(c, i, col, was, true, 0, false)
-	at := b.t.schema.fields[col].at
-	c.unset(b.gen, at, i)
+	c, i = b.chunk(s)
+	b.reorder(c, i, f, was, true, 0, false)
+	c.unsetNumber(f.at, i)
 }
 
 // reorder brings the order and the sums of a column to a row's new number.
-func (b *Builder[T]) reorder(c *Chunk, i, col int, was uint64, had bool, is uint64, has bool) {
-	sc := b.t.schema
-	if sc.cols[col].Summed {
-		class := b.classMine(c.classes.v[i])
-		k := slices.Index(sc.sums, col)
+func (b *Builder[T]) reorder(c *Chunk, i int, f *field, was uint64, had bool, is uint64, has bool) {
+	if f.sum >= 0 {
+		sum := &b.classMine(c.classes[i]).sums[f.sum]
 		if had {
-			class.sums[k] -= was
-			class.unknown[k]++
+			sum.of -= was
+			sum.unknown++
 		}
 		if has {
-			class.sums[k] += is
-			class.unknown[k]--
+			sum.of += is
+			sum.unknown--
 		}
 	}
-	if !sc.cols[col].Ordered {
+	if f.order < 0 {
 		return
 	}
-	o, id := &b.t.orders[slices.Index(sc.orders, col)], c.idents.v[i]
+	b.touched |= touchedOrders << f.order
+	o, id := &b.t.orders[f.order], c.idents[i]
 	if had {
 		o.rows.Delete(item{was, id})
 	} else {
@@ -548,40 +412,25 @@ func (b *Builder[T]) reorder(c *Chunk, i, col int, was uint64, had bool, is uint
 
 // Remove takes a row out. Its slot may be another row's afterwards.
 func (b *Builder[T]) Remove(s Slot) {
-	if c, _ := b.t.at(s); c == nil {
+	if c, _ := b.t.At(s); c == nil {
 		return
 	}
-	sc := b.t.schema
 	c, i := b.chunk(s)
-	id := c.idents.v[i]
-	b.count(c.classes.v[i], c, i, ^uint64(0))
+	id := c.idents[i]
+	b.count(c.classes[i], c, i, ^uint64(0))
+	b.t.keyed.remove(b.gen, &b.t, id)
+	b.touched |= touchedNames
 	b.t.names.Delete(id)
 	b.t.keys.Delete(id)
-	for k, col := range sc.orders {
+	for k, col := range b.t.schema.orders {
+		b.touched |= touchedOrders << k
 		if n, ok := c.Number(col, i); ok {
 			b.t.orders[k].rows.Delete(item{n, id})
 		} else {
 			b.t.orders[k].nulls.Delete(id)
 		}
 	}
-	c.live &^= 1 << i
+	c.empty(i)
 	b.t.live--
-	mine(b.gen, &c.idents)[i] = nil
-	for k := range c.nums.cols {
-		c.unset(b.gen, k, i)
-	}
-	clearAt(b.gen, c, &c.syms, 1, i)
-	clearAt(b.gen, c, &c.texts, 2, i)
-	clearAt(b.gen, c, &c.objs, 4, i)
 	b.freed = append(b.freed, s)
-}
-
-func clearAt[V any](gen uint64, c *Chunk, list *[]*own[V], bit uint8, i int) {
-	for k, o := range *list {
-		if o != nil {
-			cloneOnce(c, list, bit)
-			var none V
-			mine(gen, &(*list)[k])[i] = none
-		}
-	}
 }

@@ -32,15 +32,7 @@ type Schema struct {
 	sums                    []int // columns that classes sum up
 	orders                  []int
 	nums, syms, texts, objs int // how many of each kind are stored
-}
-
-// field is how a column is read from a row and written to one.
-type field struct {
-	index []int
-	typ   reflect.Type // without the pointer
-	ptr   bool
-	kind  Kind
-	at    int // among the stored columns of its kind; of a Name: which part
+	pointers                int // numbers that rows have as pointers
 }
 
 var timeType = reflect.TypeFor[time.Time]()
@@ -55,10 +47,11 @@ func SchemaOf[T any](o Options) *Schema {
 		if !sf.IsExported() || sf.Anonymous && name == "" || name == "-" || slices.Contains(o.Virtual, name) {
 			continue
 		}
-		f := field{index: sf.Index, typ: sf.Type}
+		f := field{index: sf.Index, typ: sf.Type, off: offset(s.row, sf.Index)}
 		if sf.Type.Kind() == reflect.Pointer {
 			f.ptr, f.typ = true, sf.Type.Elem()
 		}
+		f.form = formOf(f.typ)
 		part := slices.Index(o.Ident[:], name)
 		switch {
 		case part >= 0 && !slices.Contains(o.Traits, name):
@@ -76,7 +69,12 @@ func SchemaOf[T any](o Options) *Schema {
 		case f.typ.Kind() == reflect.String && !f.ptr:
 			f.kind = Text
 		case f.typ.Kind() == reflect.Slice || f.typ.Kind() == reflect.Map || f.typ.Kind() == reflect.Struct:
-			f.kind = Object
+			f.kind, f.form = Object, formOther
+			if k := f.typ.Kind(); k == reflect.Slice && !f.ptr {
+				f.none = reflect.MakeSlice(f.typ, 0, 0).Interface()
+			} else if k == reflect.Map && !f.ptr {
+				f.none = reflect.MakeMap(f.typ).Interface()
+			}
 		default:
 			panic(fmt.Sprintf("table: %s.%s: no column for a %s; make it a trait", s.row, sf.Name, sf.Type))
 		}
@@ -87,6 +85,9 @@ func SchemaOf[T any](o Options) *Schema {
 	}
 	for _, name := range o.Hidden {
 		s.add(name, field{kind: Number}, o)
+	}
+	if s.nums > maxNumbers || s.syms+s.texts+s.objs > maxColumns {
+		panic(fmt.Sprintf("table: %s has too many fields: at most %d numbers and %d others", s.row, maxNumbers, maxColumns))
 	}
 	for _, list := range [][]string{o.Traits, o.Symbols, o.Ordered, o.Summed, o.Covered} {
 		for _, name := range list {
@@ -109,10 +110,15 @@ func (s *Schema) add(name string, f field, o Options) {
 		f.at = *count
 		*count++
 	}
-	if c.Ordered {
+	if f.kind == Number && f.ptr {
+		s.pointers++
+	}
+	if f.order = -1; c.Ordered {
+		f.order = len(s.orders)
 		s.orders = append(s.orders, len(s.cols))
 	}
-	if c.Summed {
+	if f.sum = -1; c.Summed {
+		f.sum = len(s.sums)
 		s.sums = append(s.sums, len(s.cols))
 	}
 	s.byName[name] = len(s.cols)
@@ -162,114 +168,6 @@ type Value struct {
 	Null bool
 	Num  uint64
 	Text string
-}
-
-// cell is one field of a row on its way into or out of columns.
-type cell struct {
-	num  uint64
-	text string
-	obj  any
-	null bool
-}
-
-// read takes a field out of the row v.
-func (f *field) read(v reflect.Value) (c cell) {
-	v = v.FieldByIndex(f.index)
-	if f.ptr {
-		if v.IsNil() {
-			return cell{null: true}
-		}
-		v = v.Elem()
-	}
-	switch f.typ.Kind() {
-	case reflect.String:
-		c.text = v.String()
-	case reflect.Bool:
-		if v.Bool() {
-			c.num = 1
-		}
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		c.num = uint64(v.Int())
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		c.num = v.Uint()
-	default:
-		if f.typ == timeType {
-			n, ok := TimeNumber(*v.Addr().Interface().(*time.Time))
-			return cell{num: n, null: !ok}
-		}
-		if f.kind == Trait {
-			// A list as a trait: its elements, each ended by NUL.
-			for i := range v.Len() {
-				c.text += v.Index(i).String() + "\x00"
-			}
-			c.null = v.IsNil()
-			return c
-		}
-		if f.ptr {
-			v = v.Addr()
-		}
-		if f.typ.Kind() != reflect.Struct && v.IsNil() {
-			return cell{null: true}
-		}
-		c.obj = v.Interface()
-	}
-	return c
-}
-
-// arena has the numbers and times that pointers of one row point to.
-type arena struct {
-	nums  []uint64
-	times []time.Time
-}
-
-// write puts a cell into the row v.
-func (f *field) write(v reflect.Value, c cell, a *arena) {
-	v = v.FieldByIndex(f.index)
-	if c.null {
-		return
-	}
-	if f.ptr {
-		switch {
-		case f.typ.Kind() == reflect.Uint64:
-			a.nums = append(a.nums, c.num)
-			v.Set(reflect.ValueOf(&a.nums[len(a.nums)-1]))
-			return
-		case f.typ == timeType:
-			a.times = append(a.times, NumberTime(c.num))
-			v.Set(reflect.ValueOf(&a.times[len(a.times)-1]))
-			return
-		case f.kind == Object:
-			v.Set(reflect.ValueOf(c.obj))
-			return
-		}
-		v.Set(reflect.New(f.typ))
-		v = v.Elem()
-	}
-	switch f.typ.Kind() {
-	case reflect.String:
-		v.SetString(c.text)
-	case reflect.Bool:
-		v.SetBool(c.num != 0)
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		v.SetInt(int64(c.num))
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		v.SetUint(c.num)
-	default:
-		switch {
-		case f.typ == timeType:
-			v.Set(reflect.ValueOf(NumberTime(c.num)))
-		case f.kind == Trait:
-			list := reflect.MakeSlice(f.typ, 0, strings.Count(c.text, "\x00"))
-			for part := range strings.SplitSeq(strings.TrimSuffix(c.text, "\x00"), "\x00") {
-				if c.text != "" {
-					list = reflect.Append(list, reflect.ValueOf(part).Convert(f.typ.Elem()))
-				}
-			}
-			v.Set(list)
-		case c.obj != nil:
-			v.Set(reflect.ValueOf(c.obj))
-		}
-	}
 }
 
 // Compare orders idents: slate, region, root.

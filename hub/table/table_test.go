@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -295,118 +293,4 @@ func TestReadersDoNotMeetTheBuilder(t *testing.T) {
 	}
 	close(tables)
 	wg.Wait()
-}
-
-func filled(n int) (*Builder[catalog.Placement], *Schema) {
-	sc := placements()
-	b := NewBuilder[catalog.Placement](sc)
-	rng := rand.New(rand.NewPCG(3, 3))
-	base := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	for i := range n {
-		p := &catalog.Placement{Region: fmt.Sprint("region-", i%8), State: "live", ObservedAt: base.Add(time.Duration(i) * time.Millisecond), FirstSeen: base, StateSince: base}
-		p.Slate = fmt.Sprintf("dbs/team-%02d/db-%07d", i%50, i)
-		p.Root, p.Kind, p.Seen, p.PositionDomain = p.Slate, catalog.Kinds[i%5], "live", "seq"
-		p.Incarnation = fmt.Sprintf("01JD%022d", i)
-		p.Lineage = p.Incarnation
-		p.Checkpoints, p.Readers = []catalog.Checkpoint{}, []catalog.Reader{}
-		p.ManifestID, p.WriterEpoch, p.CompactorEpoch = ptr(uint64(rng.IntN(1000))), ptr(uint64(rng.IntN(20))), ptr(uint64(rng.IntN(20)))
-		p.LastL0Seq, p.WALTail, p.ReplayAfterWAL = ptr(uint64(rng.IntN(1e6))), ptr(uint64(rng.IntN(1e5))), ptr(uint64(rng.IntN(1e5)))
-		p.L0Count, p.RunCount, p.Position, p.Bytes = ptr(uint64(rng.IntN(8))), ptr(uint64(rng.IntN(8))), ptr(uint64(rng.IntN(1e9))), ptr(rng.Uint64N(1<<36))
-		s, _ := b.Put(p)
-		b.SetNumber(s, sc.Col("sum_hi"), rng.Uint64())
-		b.SetNumber(s, sc.Col("sum_lo"), rng.Uint64())
-		b.SetNumber(s, sc.Col("counter"), uint64(i))
-	}
-	return b, sc
-}
-
-func heap() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
-}
-
-func BenchmarkTable(b *testing.B) {
-	for _, n := range sizes() {
-		before := heap()
-		began := time.Now()
-		w, sc := filled(n)
-		took := time.Since(began)
-		tb := w.Share()
-		bytes := float64(heap()-before) / float64(n)
-		rng := rand.New(rand.NewPCG(4, 4))
-		b.Run(fmt.Sprintf("rows=%d/SetFive", n), func(b *testing.B) {
-			b.ReportMetric(bytes, "B/row")
-			b.ReportMetric(float64(took.Nanoseconds())/float64(n), "ns/Put")
-			cols := []int{sc.Col("position"), sc.Col("wal_tail_id"), sc.Col("observed_at"), sc.Col("counter"), sc.Col("last_l0_seq")}
-			at, _ := TimeNumber(time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC))
-			i := 0
-			for b.Loop() {
-				s := Slot(rng.IntN(n))
-				for k, col := range cols {
-					if k == 2 {
-						w.SetNumber(s, col, at+uint64(i)*1000)
-						continue
-					}
-					v, _ := w.Number(s, col)
-					w.SetNumber(s, col, v+3)
-				}
-				if i++; i%100 == 0 {
-					w.Share()
-				}
-			}
-		})
-		b.Run(fmt.Sprintf("rows=%d/SetBytes", n), func(b *testing.B) {
-			i := 0
-			for b.Loop() {
-				w.SetNumber(Slot(rng.IntN(n)), sc.Col("bytes"), rng.Uint64N(1<<36))
-				if i++; i%100 == 0 {
-					w.Share()
-				}
-			}
-		})
-		b.Run(fmt.Sprintf("rows=%d/Put", n), func(b *testing.B) {
-			for b.Loop() {
-				p := tb.Row(Slot(rng.IntN(n))).(*catalog.Placement)
-				p.Position = ptr(*p.Position + 1)
-				w.Put(p)
-			}
-		})
-		b.Run(fmt.Sprintf("rows=%d/Row", n), func(b *testing.B) {
-			for b.Loop() {
-				tb.Row(Slot(rng.IntN(n)))
-			}
-		})
-		b.Run(fmt.Sprintf("rows=%d/Scan", n), func(b *testing.B) {
-			col := sc.Col("position")
-			for b.Loop() {
-				var buf [ChunkRows]uint64
-				var hits int
-				for i := range tb.Chunks() {
-					c := tb.Chunk(i)
-					m := c.Numbers(col, &buf)
-					var hit Mask
-					for k, v := range buf {
-						if v > 999_000_000 {
-							hit |= 1 << k
-						}
-					}
-					hits += (hit & m & c.Live()).Len()
-				}
-				if hits == 0 {
-					b.Fatal("nothing")
-				}
-			}
-		})
-	}
-}
-
-// sizes are 10,000 and 100,000 rows, and a million with QUARRY_BENCH_BIG=1.
-func sizes() []int {
-	if os.Getenv("QUARRY_BENCH_BIG") == "1" {
-		return []int{1_000_000}
-	}
-	return []int{10_000, 100_000}
 }

@@ -13,14 +13,7 @@ func (t *Table) WithTrait(row reflect.Value, col int, c *Class, ask func(reflect
 
 // WithSymbol asks about a row that has a symbol in a Symbol column.
 func (t *Table) WithSymbol(row reflect.Value, col int, id uint32, ask func(reflect.Value) bool) bool {
-	d := &t.dicts[t.schema.fields[col].at]
-	switch {
-	case id == 0:
-		return t.with(row, col, cell{null: true}, ask)
-	case d.maps != nil:
-		return t.with(row, col, cell{obj: d.maps[id]}, ask)
-	}
-	return t.with(row, col, cell{text: d.texts[id]}, ask)
+	return t.with(row, col, t.dicts[t.schema.fields[col].at].cell(id), ask)
 }
 
 // WithObject asks about a row that has an object in an Object column.
@@ -30,8 +23,8 @@ func (t *Table) WithObject(row reflect.Value, col int, o any, ask func(reflect.V
 
 func (t *Table) with(row reflect.Value, col int, x cell, ask func(reflect.Value) bool) bool {
 	f := &t.schema.fields[col]
-	a := arena{nums: make([]uint64, 0, 1)}
-	f.write(row, x, &a)
+	var a arena
+	f.write(row.Addr().UnsafePointer(), x, &a)
 	is := ask(row)
 	row.FieldByIndex(f.index).SetZero()
 	return is
