@@ -5,6 +5,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -94,6 +95,27 @@ func slatesOf(v *view.View) query.Source {
 	}
 }
 
+// cpu reports what one operation costs its thread, which is what counts on a
+// machine that has other work.
+func cpu(b *testing.B) func() {
+	spent := func() (ns float64) {
+		s, err := os.ReadFile("/proc/thread-self/schedstat")
+		if err == nil {
+			_, err = fmt.Sscan(string(s), &ns)
+		}
+		if err != nil {
+			return 0
+		}
+		return ns
+	}
+	runtime.LockOSThread()
+	before := spent()
+	return func() {
+		b.ReportMetric((spent()-before)/float64(b.N), "cpu-ns/op")
+		runtime.UnlockOSThread()
+	}
+}
+
 // BenchmarkQueries measures a page of 50 with its JSON, for filters that help,
 // hurt or match nothing. A million rows: QUARRY_BENCH_BIG=1.
 func BenchmarkQueries(b *testing.B) {
@@ -160,6 +182,7 @@ func BenchmarkQueries(b *testing.B) {
 			var out []byte
 			rows := 0
 			b.ReportAllocs()
+			done := cpu(b)
 			for b.Loop() {
 				p, err := typ.Plan(req)
 				if err != nil {
@@ -172,6 +195,7 @@ func BenchmarkQueries(b *testing.B) {
 					out = row.AppendJSON(out, nil)
 				}
 			}
+			done()
 			b.ReportMetric(float64(rows), "rows")
 		})
 	}
@@ -200,6 +224,7 @@ func BenchmarkQueries(b *testing.B) {
 			}
 			b.ReportAllocs()
 			n := 0
+			done := cpu(b)
 			for b.Loop() {
 				p, err := typ.Plan(query.Request{Filter: c.filter})
 				if err != nil {
@@ -208,6 +233,7 @@ func BenchmarkQueries(b *testing.B) {
 				g, _ := sum.GroupsOf(p, src, start)
 				n = len(g)
 			}
+			done()
 			b.ReportMetric(float64(n), "groups")
 		})
 	}
@@ -219,8 +245,10 @@ func BenchmarkQueries(b *testing.B) {
 		page := p.Page(placementsOf(v), start)
 		var out []byte
 		b.ReportAllocs()
+		done := cpu(b)
 		for b.Loop() {
 			out = page.Rows[3].AppendJSON(out[:0], nil)
 		}
+		done()
 	})
 }

@@ -419,7 +419,7 @@ func (s *symbolStep) mask(x *scan, in table.Mask) (is table.Mask) {
 
 // byObject decides about a list or record; rows without one are all alike.
 func (x *scan) byObject(f *Field, col int, test pred) clause {
-	return clause{cost: 60, step: &objectStep{f: f, col: col, test: test, none: test(x.one, x.now)}}
+	return clause{cost: 20, step: &objectStep{f: f, col: col, test: test, none: test(x.one, x.now)}}
 }
 
 type objectStep struct {

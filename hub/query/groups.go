@@ -148,12 +148,8 @@ func (g *grouping) read() table.Mask {
 	return g.x.c.Numbers(g.bytes, &g.x.buf)
 }
 
-// codes are what tells rows apart by the fields of a summary: classes, symbols
-// or numbers.
-type codes [3]uint64
-
-// byRow counts by the rows' own values. Few fields that are no texts are told
-// apart by their codes.
+// byRow counts by the rows' own values. Fields that are no texts are told apart
+// by codes: a class, a symbol, a number.
 func (g *grouping) byRow(c *clause, read []func(*table.Chunk, int) sortKey) {
 	x := g.x
 	values := func(s table.Slot) []value {
@@ -164,86 +160,125 @@ func (g *grouping) byRow(c *clause, read []func(*table.Chunk, int) sortKey) {
 		}
 		return by
 	}
-	tallies := map[codes]*tally{}
-	var last *tally
-	var lastIs codes
-	coded := g.coder()
+	code, codes := g.coder()
+	var dense []tally
+	if codes > 0 && codes <= 1<<18 {
+		dense = make([]tally, codes)
+	}
+	sparse := map[uint64]*tally{}
+	settle := func() {
+		for _, t := range sparse {
+			g.add(values(t.slot), t.count, t.sum, t.known)
+		}
+		clear(sparse)
+	}
 	x.each(c, func(in table.Mask) bool {
 		has := g.read()
+		var at *[table.ChunkRows]uint64
+		if code != nil {
+			at = code()
+		}
+		if at == nil {
+			for m := in; m != 0; m &= m - 1 {
+				i := first(m)
+				know := uint64(has >> i & 1)
+				g.add(values(x.slot(i)), 1, x.buf[i]&-know, know)
+			}
+			return len(g.groups) <= MaxGroups
+		}
 		for m := in; m != 0; m &= m - 1 {
 			i := first(m)
+			var t *tally
+			if k := at[i]; dense != nil {
+				t = &dense[k]
+			} else if t = sparse[k]; t == nil {
+				t = &tally{}
+				sparse[k] = t
+			}
 			know := uint64(has >> i & 1)
-			sum := x.buf[i] & -know
-			if coded == nil {
-				g.add(values(x.slot(i)), 1, sum, know)
-				continue
-			}
-			is := coded(i)
-			if last == nil || is != lastIs {
-				if last = tallies[is]; last == nil {
-					last = &tally{slot: x.slot(i)}
-					tallies[is] = last
-				}
-				lastIs = is
-			}
-			last.count++
-			last.sum += sum
-			last.known += know
+			t.slot = x.slot(i)
+			t.count++
+			t.sum += x.buf[i] & -know
+			t.known += know
 		}
-		return len(g.groups) <= MaxGroups && len(tallies) <= 64*MaxGroups
+		if len(sparse) > 16*MaxGroups {
+			settle()
+		}
+		return len(g.groups) <= MaxGroups
 	})
-	for _, t := range tallies {
-		g.add(values(t.slot), t.count, t.sum, t.known)
+	for i := range dense {
+		if t := &dense[i]; t.count > 0 {
+			g.add(values(t.slot), t.count, t.sum, t.known)
+		}
 	}
+	settle()
 }
 
-// coder gives the codes of rows; nil: some field has none.
-func (g *grouping) coder() func(i int) codes {
+// smallNumbers bounds numbers that have a code: counts, levels, versions.
+const smallNumbers = 1 << 10
+
+// coder gives for the rows of a chunk codes, below the number of codes, that
+// rows with different values never share; or nil, when a number is too large.
+// Without a code function there are none, for what is grouped by are texts.
+func (g *grouping) coder() (code func() *[table.ChunkRows]uint64, codes uint64) {
 	x := g.x
-	var each []func(i int) uint64
+	type dimension struct {
+		col  int // -1: the class
+		size uint64
+	}
+	var dims []dimension
 	class := false
 	for _, tm := range g.s.by {
-		f := tm.path.fields[0]
-		col, _ := x.column(f)
-		switch info := x.cols[col]; {
-		case info.Covered || info.Kind == table.Trait:
-			class = true
-			if info.Kind == table.Trait {
-				continue
-			}
-			fallthrough
+		col, _ := x.column(tm.path.fields[0])
+		info := x.cols[col]
+		class = class || info.Kind == table.Trait || info.Covered && x.cover
+		switch info.Kind {
+		case table.Trait:
+		case table.Symbol:
+			dims = append(dims, dimension{col, uint64(x.t.Symbols(col))})
+		case table.Number:
+			dims = append(dims, dimension{col, smallNumbers})
 		default:
-			switch info.Kind {
-			case table.Symbol:
-				each = append(each, func(i int) uint64 {
-					if ids := x.c.Symbols(col); ids != nil {
-						return uint64(ids[i])
-					}
-					return 0
-				})
-			case table.Number:
-				each = append(each, func(i int) uint64 { v, _ := x.c.Number(col, i); return v },
-					func(i int) uint64 {
-						if _, ok := x.c.Number(col, i); ok {
-							return 1
-						}
-						return 0
-					})
-			default:
-				return nil
-			}
+			return nil, 0
 		}
 	}
 	if class {
-		each = append(each, func(i int) uint64 { return uint64(x.c.Class(i)) })
+		dims = append(dims, dimension{-1, uint64(x.t.Classes())})
 	}
-	if len(each) > len(codes{}) {
-		return nil
-	}
-	return func(i int) (is codes) {
-		for k, f := range each {
-			is[k] = f(i)
+	codes = 1
+	for _, d := range dims {
+		if codes *= max(1, d.size); codes > 1<<40 {
+			return nil, 0
 		}
-		return is
 	}
+	var out, buf [table.ChunkRows]uint64
+	return func() *[table.ChunkRows]uint64 {
+		clear(out[:])
+		for _, d := range dims {
+			switch {
+			case d.col < 0:
+				for i, id := range x.c.Classes() {
+					out[i] = out[i]*d.size + uint64(id)
+				}
+			case x.cols[d.col].Kind == table.Symbol:
+				ids := x.c.Symbols(d.col)
+				for i := range out {
+					if out[i] *= d.size; ids != nil {
+						out[i] += uint64(ids[i])
+					}
+				}
+			default:
+				has := x.c.Numbers(d.col, &buf)
+				for i := range out {
+					if out[i] *= d.size; has>>i&1 != 0 {
+						if buf[i] >= smallNumbers-1 {
+							return nil
+						}
+						out[i] += buf[i] + 1
+					}
+				}
+			}
+		}
+		return &out
+	}, codes
 }

@@ -116,21 +116,13 @@ type sorter struct {
 
 // sorter reads what columns tell; nil: the order needs more.
 func (x *scan) sorter(o order, after []value) *sorter {
-	s := &sorter{x: x, terms: o.terms, number: -1}
+	s := &sorter{x: x, terms: o.terms}
 	for i, tm := range o.terms {
 		read := x.reader(tm)
 		if read == nil {
 			return nil
 		}
 		s.read = append(s.read, read)
-		if f := tm.path.fields[0]; i == 0 {
-			col, _ := x.column(f)
-			c, pointer := x.cols[col], f.typ.Kind() == reflect.Pointer
-			if (c.Kind == table.Number || c.Kind == table.Time) && !(c.Covered && x.cover) && !f.signed() {
-				s.number, s.zeroNull = col, f.Kind == Number && f.OmitEmpty && !pointer
-				s.none, _ = tm.read(x.one).key(false)
-			}
-		}
 		if after != nil {
 			k, ok := after[i].key(tm.path.last().signed())
 			if !ok {
@@ -139,7 +131,35 @@ func (x *scan) sorter(o order, after []value) *sorter {
 			s.after = append(s.after, k)
 		}
 	}
+	s.begin()
 	return s
+}
+
+// begin prepares for the first term.
+func (s *sorter) begin() {
+	f := s.terms[0].path.fields[0]
+	col, _ := s.x.column(f)
+	c, pointer := s.x.cols[col], f.typ.Kind() == reflect.Pointer
+	s.number = -1
+	if (c.Kind == table.Number || c.Kind == table.Time) && !(c.Covered && s.x.cover) && !f.signed() {
+		s.number, s.zeroNull = col, f.Kind == Number && f.OmitEmpty && !pointer
+		s.none, _ = s.terms[0].read(s.x.one).key(false)
+	}
+}
+
+// rest sorts by all terms but the first, from the first row on.
+func (s *sorter) rest() *sorter {
+	r := &sorter{x: s.x, terms: s.terms[1:], read: s.read[1:]}
+	r.begin()
+	return r
+}
+
+// classes is what the first term, a trait, is for a class.
+func (s *sorter) classes(id uint32) (k sortKey) {
+	f := s.terms[0].path.fields[0]
+	col, _ := s.x.column(f)
+	s.x.with(f, s.x.t.Class(id).Value(col), func(row reflect.Value) { k, _ = s.terms[0].read(row).key(f.signed()) })
+	return k
 }
 
 // reader gives what a term sorts rows by; nil: no column tells.

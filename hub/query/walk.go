@@ -25,19 +25,13 @@ const (
 
 // pageOf reads one page of a table.
 func (p *Plan) pageOf(src *Source, now time.Time) Page {
-	n := p.size + 1
+	n := p.size + 1 // one more tells that there are more
 	x := newScan(src, p.typ, now)
 	s := x.sorter(p.order, p.after)
 	if s == nil {
 		return p.plainPage(src, now)
 	}
-	c := x.filter(p.Filter)
-	atMost := x.atMost(c)
-	var slots []table.Slot
-	if atMost > 0 {
-		slots = p.find(x, c, s, n, atMost)
-	}
-	return p.page(x, slots)
+	return p.page(x, p.find(x, x.filter(p.Filter), s, n))
 }
 
 // page makes a page of the rows found, one more than fit when there are more.
@@ -61,7 +55,11 @@ func (p *Plan) page(x *scan, slots []table.Slot) Page {
 
 // find gives the slots of the first n matching rows, or of all when there are
 // fewer.
-func (p *Plan) find(x *scan, c *clause, s *sorter, n int, atMost uint64) []table.Slot {
+func (p *Plan) find(x *scan, c *clause, s *sorter, n int) []table.Slot {
+	atMost := x.atMost(c)
+	if atMost == 0 {
+		return nil
+	}
 	cost := 0
 	if c != nil {
 		cost = c.cost
@@ -90,6 +88,11 @@ func (p *Plan) find(x *scan, c *clause, s *sorter, n int, atMost uint64) []table
 		}
 		b.rows = b.rows[:0]
 	}
+	if w == nil {
+		if slots, ok := p.inParts(x, c, s, n, scan/(walkCost+cost)); ok {
+			return slots
+		}
+	}
 	seen := uint64(0)
 	x.each(c, func(in table.Mask) bool {
 		b.chunk(in)
@@ -97,6 +100,75 @@ func (p *Plan) find(x *scan, c *clause, s *sorter, n int, atMost uint64) []table
 		return seen < atMost
 	})
 	return b.slots()
+}
+
+// fewParts is how many values a field may have for a list in its order to be
+// made of one list for each.
+const fewParts = 12
+
+// parts are the values of the first term, when that is a trait with few, in the
+// order that was asked for and without those before the page.
+func (p *Plan) parts(x *scan, c *clause, s *sorter) []sortKey {
+	col, ok := x.column(s.terms[0].path.fields[0])
+	if !ok || x.cols[col].Kind != table.Trait || len(s.terms) < 2 {
+		return nil
+	}
+	var keys []sortKey
+	desc := s.terms[0].desc
+	for id := range x.t.Classes() {
+		if x.t.Class(uint32(id)).Count == 0 || c != nil && c.may != nil && c.may[id] == 0 {
+			continue
+		}
+		k := s.classes(uint32(id))
+		if !slices.Contains(keys, k) && (s.after == nil || k.compare(s.after[0], desc) >= 0) {
+			if keys = append(keys, k); len(keys) > fewParts {
+				return nil
+			}
+		}
+	}
+	slices.SortFunc(keys, func(a, b sortKey) int { return a.compare(b, desc) })
+	return keys
+}
+
+// inParts walks to the rows of each value of the first term, after those of the
+// one before, in the order of the other terms. All walks together look at no
+// more rows than the budget; ok is false when that is not enough, or when the
+// table has no such order.
+func (p *Plan) inParts(x *scan, c *clause, s *sorter, n, budget int) (slots []table.Slot, ok bool) {
+	parts := p.parts(x, c, s)
+	if parts == nil {
+		return nil, false
+	}
+	for _, part := range parts {
+		may := make([]uint8, x.t.Classes())
+		for id := range may {
+			if (c == nil || c.may == nil || c.may[id] != 0) && s.classes(uint32(id)) == part {
+				may[id] = 1
+			}
+		}
+		of := classClause(may)
+		if c != nil && !c.exact {
+			of.exact, of.cost, of.step = false, c.cost, allSteps{byClass(may), c.step}
+		}
+		rest := s.rest()
+		if s.after != nil && part == s.after[0] {
+			rest.after = s.after[1:]
+		}
+		w := p.walk(x, &of, &best{sorter: rest, n: n - len(slots)})
+		if w == nil {
+			return nil, false
+		}
+		w.budget, w.start = budget, min(budget/8, 1024)
+		found, ok := w.run()
+		if !ok {
+			return nil, false
+		}
+		budget -= w.tried
+		if slots = append(slots, found...); len(slots) == n {
+			break
+		}
+	}
+	return slots, true
 }
 
 // named gives the rows among which those that match must be, when the filter
@@ -222,17 +294,18 @@ type walk struct {
 	best   *best
 	budget int // rows to look at, at most
 	start  int // rows after which it must have found something
+	tried  int // rows looked at
 }
 
 // run gives the page; ok is false when it gave up.
 func (w *walk) run() (slots []table.Slot, ok bool) {
-	tried, found := 0, 0
+	found := 0
 	gaveUp := false
 	w.rows(func(k sortKey, s table.Slot) bool {
 		if !w.exact && w.best.over(k) {
 			return false
 		}
-		if tried++; tried&255 == 0 && (tried > w.budget || tried > w.start && tried/max(found, 1)*w.best.n > w.budget) {
+		if w.tried++; w.tried&255 == 0 && (w.tried > w.budget || w.tried > w.start && w.tried/max(found, 1)*w.best.n > w.budget) {
 			gaveUp = true
 			return false
 		}
@@ -258,7 +331,7 @@ func (w *walk) run() (slots []table.Slot, ok bool) {
 
 // walk finds an order of the table that begins as the plan's does; nil: none.
 func (p *Plan) walk(x *scan, c *clause, b *best) *walk {
-	terms := p.order.terms
+	terms := b.terms
 	w := &walk{x: x, c: c, best: b}
 	first := terms[0].path.fields[0]
 	if len(terms[0].path.fields) != 1 || terms[0].path.keyed {
