@@ -77,7 +77,7 @@ func (t *tail) follow(ctx context.Context, d *database, m *manifest.Manifest) er
 		})
 	}
 	t.hole = 0
-	if hole, ok := errors.AsType[*wal.Hole](wal.Check(m.ReplayAfterWAL, m.WALLastSeen, ids)); ok && len(ids) > 0 {
+	if hole, ok := slatedb.TailHole(m, ids); ok && len(ids) > 0 {
 		t.hole = hole.ID
 		notes = append(notes, catalog.Finding{
 			Code: string(slatedb.WALHole), Object: slatedb.WALKey(d.root, hole.ID),

@@ -91,8 +91,10 @@ type CheckpointOptions struct {
 // The state has every row that was durable when CreateCheckpoint was called.
 // SlateDB's own checkpoints from outside have those of the tables alone: a
 // checkpoint's WAL ends at wal_id_last_seen, which a writer leaves behind for
-// as long as it does not flush. So the same manifest raises it to the last WAL
-// object there is; the writer will set it again, to no less.
+// as long as it does not flush. So the same manifest sets it to the last WAL
+// object there is; the writer will set it again, to no less. Writers that write
+// manifests of version 1 can leave it ahead of that when they crash: a checkpoint
+// with it would have a hole, until the next writer's rows filled it.
 func (a *Admin) CreateCheckpoint(ctx context.Context, o CheckpointOptions) (manifest.Checkpoint, uint64, error) {
 	if o.Lifetime < 0 {
 		return manifest.Checkpoint{}, 0, fmt.Errorf("a lifetime of %v: %w", o.Lifetime, fs.ErrInvalid)
@@ -124,7 +126,8 @@ func (a *Admin) CreateCheckpoint(ctx context.Context, o CheckpointOptions) (mani
 			if err != nil {
 				return err
 			}
-			m.WALLastSeen = max(m.WALLastSeen, last)
+			// Also when it was more: see checkTail.
+			m.WALLastSeen = last
 		}
 		m.Checkpoints = append(m.Checkpoints, made)
 		return nil

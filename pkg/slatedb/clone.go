@@ -225,7 +225,7 @@ func (a *Admin) cloneWAL(ctx context.Context, toRoot string, source *Head) (int,
 	from, m := a.walStore(), source.Manifest
 	ids, err := walIDs(ctx, from, a.Root, m, true)
 	if err == nil {
-		err = checkWAL(a.Root, m, ids)
+		err = checkPinned(ctx, from, a.Root, m, ids)
 	}
 	if err != nil {
 		return 0, err

@@ -278,7 +278,7 @@ func (c *copying) logs(ctx context.Context) ([]part, error) {
 	m, from := c.done.Source.Manifest, c.a.walStore()
 	ids, err := walIDs(ctx, from, c.a.Root, m, true)
 	if err == nil {
-		err = checkWAL(c.a.Root, m, ids)
+		err = checkPinned(ctx, from, c.a.Root, m, ids)
 	}
 	if err != nil {
 		return nil, err

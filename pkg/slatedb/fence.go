@@ -52,7 +52,7 @@ func (a *Admin) Fence(ctx context.Context, o FenceOptions) (Fence, error) {
 		m.CompactorEpoch++
 		if o.Checkpoint != "" {
 			id = uuid.New()
-			m.WALLastSeen = max(m.WALLastSeen, last)
+			m.WALLastSeen = last
 			m.Checkpoints = append(m.Checkpoints, manifest.Checkpoint{
 				ID: id, ManifestID: h.ID + 1, Create: a.second(), Name: o.Checkpoint, Named: true,
 			})
@@ -80,7 +80,7 @@ func (a *Admin) Fence(ctx context.Context, o FenceOptions) (Fence, error) {
 		if i < 0 {
 			return fmt.Errorf("checkpoint %s, which was just made, in manifest %d: %w", id, h.ID, fs.ErrNotExist)
 		}
-		m.WALLastSeen = max(m.WALLastSeen, f.WALID)
+		m.WALLastSeen = f.WALID
 		m.Checkpoints[i].ManifestID = h.ID + 1
 		return nil
 	})

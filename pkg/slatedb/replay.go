@@ -53,10 +53,48 @@ func checkWAL(root string, m *manifest.Manifest, ids []uint64) error {
 // those was acknowledged.
 func checkTail(root string, m *manifest.Manifest, ids []uint64) error {
 	err := checkWAL(root, m, ids)
-	if h, ok := errors.AsType[*wal.Hole](err); ok && m.Version == manifest.V1 && !m.WALStoreMarked && (len(ids) == 0 || h.ID > ids[len(ids)-1]) {
+	if unwritten(err, m, ids) {
 		return nil
 	}
 	return err
+}
+
+// checkPinned is checkWAL for the manifest of a checkpoint, whose ids end where
+// it ends. One that such a writer left ahead of its WAL is whole, too, as long as
+// nobody has gone on: whoever does takes the ids that were claimed first.
+func checkPinned(ctx context.Context, s Store, root string, m *manifest.Manifest, ids []uint64) error {
+	err := checkWAL(root, m, ids)
+	if !unwritten(err, m, ids) {
+		return err
+	}
+	all, listed := walIDs(ctx, s, root, m, false)
+	if listed != nil {
+		return listed
+	}
+	if len(all) > len(ids) {
+		return err
+	}
+	return nil
+}
+
+// unwritten reports whether err says no more than that the last ids which m
+// claims are not there, and m may claim ids that were never put. A last object
+// that was lost looks the same; the real cores open either without a word.
+func unwritten(err error, m *manifest.Manifest, ids []uint64) bool {
+	h, ok := errors.AsType[*wal.Hole](err)
+	return ok && m.Version == manifest.V1 && !m.WALStoreMarked && (len(ids) == 0 || h.ID > ids[len(ids)-1])
+}
+
+// TailHole returns the id that is missing among ids, the WAL objects that are
+// there after the tables of m, in ascending order. Ids at the end that a manifest
+// of version 1 claims are none: writers up to 0.15 claim them before they put
+// them, and may crash between.
+func TailHole(m *manifest.Manifest, ids []uint64) (*wal.Hole, bool) {
+	err := wal.Check(m.ReplayAfterWAL, m.WALLastSeen, ids)
+	if unwritten(err, m, ids) {
+		return nil, false
+	}
+	return errors.AsType[*wal.Hole](err)
 }
 
 // replay reads the rows that are in the WAL and not in tables, and the last id.
@@ -65,11 +103,12 @@ func replay(ctx context.Context, s Store, root string, m *manifest.Manifest, che
 	if err != nil {
 		return nil, 0, err
 	}
-	check := checkTail
 	if checkpoint {
-		check = checkWAL
+		err = checkPinned(ctx, s, root, m, ids)
+	} else {
+		err = checkTail(root, m, ids)
 	}
-	if err := check(root, m, ids); err != nil {
+	if err != nil {
 		return nil, 0, err
 	}
 	if len(ids) == 0 {

@@ -140,17 +140,29 @@ func (s *Sight) log() []Finding {
 		return []Finding{walUnmarked(s.Root, fmt.Sprintf("WAL ids up to %d are in use and the store holds no WAL object at all", max(m.WALLastSeen, m.ReplayAfterWAL)))}
 	}
 	var ids []uint64
+	any := false
 	for _, o := range s.WAL {
-		if id, ok := ParseWALKey(s.Root, o.Key); ok && id > m.ReplayAfterWAL {
+		id, ok := ParseWALKey(s.Root, o.Key)
+		if ok && id > m.ReplayAfterWAL {
 			ids = append(ids, id)
 		}
+		any = any || ok && id >= m.ReplayAfterWAL
 	}
 	slices.Sort(ids)
-	if h, ok := errors.AsType[*wal.Hole](checkWAL(s.Root, m, ids)); ok {
+	if h, ok := tailHole(m, ids, any); ok {
 		what := fmt.Sprintf("%v; manifest %d replays from %d", h, s.Head.ID, m.ReplayAfterWAL+1)
 		return []Finding{walHole(s.Root, h.ID, what)}
 	}
 	return nil
+}
+
+// tailHole is [TailHole] where nothing at all, not even the object at the mark
+// of the tables, is a hole as well: any says that something is there.
+func tailHole(m *manifest.Manifest, ids []uint64, any bool) (*wal.Hole, bool) {
+	if any {
+		return TailHole(m, ids)
+	}
+	return errors.AsType[*wal.Hole](wal.Check(m.ReplayAfterWAL, m.WALLastSeen, ids))
 }
 
 // unmarked: WAL ids were given out, and there is no object of any. A clone

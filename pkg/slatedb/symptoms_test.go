@@ -89,7 +89,10 @@ func TestSymptoms(t *testing.T) {
 		},
 		{"a WAL without a hole", slatedb.Sight{Head: used, WAL: logs(200, 4, 5, 6, 7)}, nil},
 		{"a hole", slatedb.Sight{Head: used, WAL: logs(200, 4, 5, 7)}, []slatedb.Code{slatedb.WALHole}},
-		{"a hole at the end that the manifest knows", slatedb.Sight{Head: used, WAL: logs(200, 4, 5)}, []slatedb.Code{slatedb.WALHole}},
+		{"ids at the end that a writer up to 0.15 may have claimed and not put", slatedb.Sight{Head: used, WAL: logs(200, 4, 5)}, nil},
+		{"a hole at the end that a writer from 0.16 on knows", slatedb.Sight{Head: head(9, func(m *manifest.Manifest) {
+			m.Version, m.ReplayAfterWAL, m.WALLastSeen = manifest.V2, 4, 6
+		}), WAL: logs(200, 4, 5)}, []slatedb.Code{slatedb.WALHole}},
 		{"no WAL object at all", slatedb.Sight{Head: used, WAL: []slatedb.Stored{}}, []slatedb.Code{slatedb.WALStoreUnmarked}},
 		{"no WAL object in the store that was named", slatedb.Sight{Head: used, WAL: []slatedb.Stored{}, WALNamed: true}, []slatedb.Code{slatedb.WALHole}},
 		{"a clone begins without its parent's WAL", slatedb.Sight{Head: head(2, func(m *manifest.Manifest) {

@@ -35,12 +35,16 @@ type VerifyOptions struct {
 
 // Report is what [Verify] found.
 type Report struct {
-	Root        string    `json:"root"`
-	ManifestID  uint64    `json:"manifest_id"`
-	Manifests   int       `json:"manifests"` // the newest and those of checkpoints
-	Tables      int       `json:"tables"`
-	TableBytes  int64     `json:"table_bytes"`
-	WALObjects  int       `json:"wal_objects"`
+	Root       string `json:"root"`
+	ManifestID uint64 `json:"manifest_id"`
+	Manifests  int    `json:"manifests"` // the newest and those of checkpoints
+	Tables     int    `json:"tables"`
+	TableBytes int64  `json:"table_bytes"`
+	WALObjects int    `json:"wal_objects"`
+	// WALClaimed is the last WAL id that the newest manifest claims when none
+	// so late is there, else 0. A writer up to 0.15 that crashed leaves it so,
+	// and nothing it acknowledged is missing; a lost last object looks the same.
+	WALClaimed  uint64    `json:"wal_claimed,omitempty"`
 	Rows        int64     `json:"rows"` // read: with checksums those of tables, always those of the WAL
 	Requests    Requests  `json:"requests"`
 	Findings    []Finding `json:"findings"` // by object; empty: everything needed is there
@@ -310,7 +314,7 @@ func (v *verification) walNeeded(states []pinnedState) []uint64 {
 			v.found(unreadable(WALKey(v.root, st.m.ReplayAfterWAL+1), err))
 			continue
 		}
-		if h, ok := errors.AsType[*wal.Hole](checkWAL(v.root, st.m, ids)); ok {
+		if h, ok := v.hole(st, ids); ok {
 			what := fmt.Sprintf("%v; manifest %d replays from %d", h, st.id, st.m.ReplayAfterWAL+1)
 			if len(ids) == 0 {
 				what += " and there is no WAL object at all"
@@ -321,6 +325,23 @@ func (v *verification) walNeeded(states []pinnedState) []uint64 {
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// hole returns what is missing among ids, the WAL objects that st needs.
+func (v *verification) hole(st pinnedState, ids []uint64) (*wal.Hole, bool) {
+	if st.checkpoint {
+		return errors.AsType[*wal.Hole](checkPinned(v.ctx, v.wal, v.root, st.m, ids))
+	}
+	any := len(ids) > 0
+	if !any && st.m.ReplayAfterWAL > 0 {
+		_, _, err := v.wal.Stat(v.ctx, WALKey(v.root, st.m.ReplayAfterWAL))
+		any = err == nil
+	}
+	h, ok := tailHole(st.m, ids, any)
+	if last := slices.Max(append(ids, st.m.ReplayAfterWAL)); !ok && st.m.WALLastSeen > last {
+		v.rep.WALClaimed = st.m.WALLastSeen
+	}
+	return h, ok
 }
 
 func (v *verification) walObject(id uint64) {
