@@ -13,12 +13,17 @@ import (
 // decodeStrict reads YAML and refuses fields it does not know; its errors name
 // the file, the line, the column and the field. What the file does not say
 // stays as it was in into.
-func decodeStrict(file string, b []byte, into any) error {
+func decodeStrict(file string, b []byte, into any) (err error) {
+	// The YAML library can be made to panic by files that are no YAML.
+	defer func() {
+		if p := recover(); p != nil {
+			err = usagef("%s: this cannot be read as YAML: %v", file, p)
+		}
+	}()
 	if len(fieldsOf(b)) == 0 && emptyYAML(b) {
 		return nil // the decoder would make everything zero
 	}
-	err := yaml.UnmarshalWithOptions(b, into, yaml.Strict())
-	if err == nil {
+	if err = yaml.UnmarshalWithOptions(b, into, yaml.Strict()); err == nil {
 		return nil
 	}
 	// goccy's form is "[line:column] what".
