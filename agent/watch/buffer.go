@@ -44,7 +44,7 @@ func (b *buffer) look(ctx context.Context, _ bool) (bool, error) {
 	if err != nil {
 		return b.takeTrouble(hash, err)
 	}
-	at := record{Layout: layoutBuffer, mark: mark{WriterEpoch: now.Epoch}, Position: now.NextSequence}
+	at := record{identity: identity{Layout: layoutBuffer, mark: mark{WriterEpoch: now.Epoch}, Position: now.NextSequence}}
 	if _, err := b.identify(ctx, at, func(was record) (verdict, string, error) {
 		if was.Layout != layoutBuffer {
 			return another, "it was no buffer before", nil

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -18,9 +19,9 @@ import (
 type database struct {
 	*slate
 
-	// The look's own. head is the last manifest object read, without its
-	// contents; nil: nothing is known, look at all there is.
-	head   *slatedb.Head
+	// The look's own. head is the last manifest object read; zero when
+	// nothing is known: look at all there is.
+	head   headMark
 	pinned bool // a checkpoint pins head, so a collector keeps it when later ones go
 	proven time.Time
 	turn   int
@@ -33,6 +34,18 @@ type database struct {
 	walNotes  []catalog.Finding
 	movedLast time.Time
 	epoch     uint64 // the compactor's
+}
+
+// headMark is what of a manifest object tells it from every other.
+type headMark struct {
+	id  uint64
+	sha [sha256.Size]byte
+}
+
+func (m headMark) none() bool { return m == headMark{} }
+
+func (m headMark) of(root string) *slatedb.Head {
+	return &slatedb.Head{Root: root, ID: m.id, SHA256: m.sha}
 }
 
 func (d *database) turns() int {
@@ -49,7 +62,7 @@ func (d *database) look(ctx context.Context, quiet bool) (moved bool, err error)
 	if d.passed.Swap(false) {
 		d.afresh()
 	}
-	if d.head == nil {
+	if d.head.none() {
 		return d.lookAnew(ctx)
 	}
 	if d.doubted.Swap(false) {
@@ -62,7 +75,7 @@ func (d *database) look(ctx context.Context, quiet bool) (moved bool, err error)
 	d.turn++
 	turn := d.turn % d.turns()
 	if !quiet || turn == 0 {
-		if moved, err = d.lookForManifest(ctx); err != nil || d.head == nil {
+		if moved, err = d.lookForManifest(ctx); err != nil || d.head.none() {
 			return moved, err
 		}
 	}
@@ -82,11 +95,11 @@ func (d *database) look(ctx context.Context, quiet bool) (moved bool, err error)
 	return moved, nil
 }
 
-func (d *database) afresh() { d.head = nil }
+func (d *database) afresh() { d.head = headMark{} }
 
 // prove reads the last manifest again: is this still the history we know?
 func (d *database) prove(ctx context.Context, moved bool) (bool, error) {
-	still, err := d.head.StillThere(ctx, d.w.look)
+	still, err := d.head.of(d.root).StillThere(ctx, d.w.look)
 	if err != nil {
 		return moved, err
 	}
@@ -94,7 +107,7 @@ func (d *database) prove(ctx context.Context, moved bool) (bool, error) {
 		d.proven = time.Now()
 		return moved, nil
 	}
-	d.head = nil
+	d.head = headMark{}
 	return d.lookAnew(ctx)
 }
 
@@ -112,7 +125,7 @@ func (d *database) lookAtBoundary(ctx context.Context) (bool, error) {
 		if !later || err != nil {
 			return false, err
 		}
-	} else if b < d.head.ID {
+	} else if b < d.head.id {
 		return false, nil
 	}
 	return d.lookAnew(ctx)
@@ -120,7 +133,7 @@ func (d *database) lookAtBoundary(ctx context.Context) (bool, error) {
 
 // laterListed reports whether there is a manifest after the last one we know.
 func (d *database) laterListed(ctx context.Context) (bool, error) {
-	err := d.w.look.Walk(ctx, d.root+"/manifest/", slatedb.ManifestKey(d.root, d.head.ID), func(key string, _ int64, _ time.Time) error {
+	err := d.w.look.Walk(ctx, d.root+"/manifest/", slatedb.ManifestKey(d.root, d.head.id), func(key string, _ int64, _ time.Time) error {
 		if _, ok := slatedb.ParseManifestKey(d.root, key); ok {
 			return errFound
 		}
@@ -133,14 +146,14 @@ func (d *database) laterListed(ctx context.Context) (bool, error) {
 }
 
 func (d *database) lookForManifest(ctx context.Context) (bool, error) {
-	next, err := d.head.Next(ctx, d.w.look)
+	next, err := d.head.of(d.root).Next(ctx, d.w.look)
 	if next == nil {
 		return false, err
 	}
 	// A database that was made again since the last look may be further
 	// already than the one before it ever was. What was last seen must
 	// still be there, or have been collected.
-	still, again := d.head.StillThere(ctx, d.w.look)
+	still, again := d.head.of(d.root).StillThere(ctx, d.w.look)
 	if again != nil {
 		return false, again
 	}
@@ -152,7 +165,7 @@ func (d *database) lookForManifest(ctx context.Context) (bool, error) {
 		v, _ = follows(was, markOf(next))
 	}
 	if !still || v != same {
-		d.head = nil
+		d.head = headMark{}
 		return d.lookAnew(ctx)
 	}
 	d.proven = time.Now()
@@ -163,7 +176,7 @@ func (d *database) lookForManifest(ctx context.Context) (bool, error) {
 // there, and takes it. When there are none the database is missing.
 func (d *database) lookAnew(ctx context.Context) (bool, error) {
 	before := d.head
-	d.head = nil // when this fails, the next look begins here
+	d.head = headMark{} // when this fails, the next look begins here
 	newest, err := slatedb.Latest(ctx, d.w.look, d.root)
 	if newest == nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -175,7 +188,7 @@ func (d *database) lookAnew(ctx context.Context) (bool, error) {
 	if newest.Manifest == nil && newest.Below != nil {
 		good = newest.Below
 	}
-	now := record{Layout: layoutDatabase}
+	now := record{identity: identity{Layout: layoutDatabase}}
 	if good.Manifest != nil {
 		now.mark = markOf(good)
 	} else {
@@ -191,7 +204,7 @@ func (d *database) lookAnew(ctx context.Context) (bool, error) {
 		d.cannotRead(err)
 		return false, nil
 	case v == another:
-		d.wal, before = tail{}, nil
+		d.wal, before = tail{}, headMark{}
 		d.mu.Lock()
 		d.sight = catalog.Sighting{Incarnation: d.sight.Incarnation, IncarnationKept: d.sight.IncarnationKept, Predecessor: d.sight.Predecessor}
 		d.holds, d.walNotes = nil, nil
@@ -204,7 +217,7 @@ func (d *database) lookAnew(ctx context.Context) (bool, error) {
 		}
 	}
 	err = d.take(ctx, newest, err)
-	return before == nil || before.ID != newest.ID || before.SHA256 != newest.SHA256, err
+	return before != headMark{newest.ID, newest.SHA256}, err
 }
 
 // judge gathers the evidence for the verdict on a recorded history.
@@ -308,10 +321,10 @@ func (d *database) take(ctx context.Context, h *slatedb.Head, unread error) erro
 	if err := d.wal.follow(ctx, d, m); err != nil {
 		return err
 	}
-	d.head = &slatedb.Head{Root: h.Root, ID: h.ID, SHA256: h.SHA256}
+	d.head = headMark{h.ID, h.SHA256}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.identity.advance(record{Layout: layoutDatabase, mark: markOf(h)})
+	d.identity.advance(identity{Layout: layoutDatabase, mark: markOf(h)})
 	if d.sight.ManifestID == nil || *d.sight.ManifestID != h.ID || d.sight.Seen != catalog.SeenLive {
 		d.movedLast = time.Now()
 	}
@@ -327,7 +340,7 @@ func (d *database) take(ctx context.Context, h *slatedb.Head, unread error) erro
 // takeUnreadable keeps what the last good manifest said, and says why it is
 // not the newest.
 func (d *database) takeUnreadable(h *slatedb.Head, unread error) {
-	d.head = &slatedb.Head{Root: h.Root, ID: h.ID, SHA256: h.SHA256}
+	d.head = headMark{h.ID, h.SHA256}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := &d.sight

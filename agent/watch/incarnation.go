@@ -27,14 +27,19 @@ import (
 // folder is the root percent-encoded, not the slate's name, for a name comes
 // and goes with a registration.
 type record struct {
-	Version     int          `json:"version"` // 1
-	Incarnation string       `json:"incarnation"`
-	N           uint64       `json:"n"`
-	Root        string       `json:"root"`
-	Predecessor string       `json:"predecessor,omitempty"`
-	Layout      layout       `json:"layout"`
-	Kind        catalog.Kind `json:"kind,omitempty"`
-	At          time.Time    `json:"at"` // agent's clock, for people
+	Version int          `json:"version"` // 1
+	Root    string       `json:"root"`
+	Kind    catalog.Kind `json:"kind,omitempty"`
+	At      time.Time    `json:"at"` // agent's clock, for people
+	identity
+}
+
+// identity is what of a record is kept in memory for every root.
+type identity struct {
+	Incarnation string `json:"incarnation"`
+	N           uint64 `json:"n"`
+	Predecessor string `json:"predecessor,omitempty"`
+	Layout      layout `json:"layout"`
 	mark
 	// Cluster is a snapshot repository's fingerprint.
 	Cluster string `json:"cluster,omitempty"`
@@ -52,7 +57,7 @@ func mintedKey(root string, n uint64) string {
 }
 
 // progress is what grows along one incarnation, for the names of observations.
-func (r *record) progress() uint64 {
+func (r *identity) progress() uint64 {
 	if r.Layout == layoutDatabase {
 		return r.ID
 	}
@@ -178,7 +183,7 @@ func (w *Watcher) mint(ctx context.Context, r record) (_ record, kept bool, err 
 		case readErr == nil:
 			return other, true, err
 		case errors.Is(readErr, catalog.ErrInvalid):
-			return record{Incarnation: illegible, N: r.N}, true, err
+			return record{identity: identity{Incarnation: illegible, N: r.N}}, true, err
 		case bucketWide(readErr):
 			return r, false, readErr
 		}

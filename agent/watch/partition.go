@@ -77,7 +77,7 @@ func stateOf(p *snapshots.Partition) string { return string(p.PointerState) + p.
 
 func (p *partition) takePointer(ctx context.Context, now snapshots.Partition, state string) error {
 	cluster := now.Pointer.Fingerprint
-	at := record{Layout: layoutPartition, Cluster: cluster, Position: now.Pointer.LSN}
+	at := record{identity: identity{Layout: layoutPartition, Cluster: cluster, Position: now.Pointer.LSN}}
 	if _, err := p.identify(ctx, at, func(was record) (verdict, string, error) {
 		if was.Layout != layoutPartition {
 			return another, "it was no snapshot repository before", nil

@@ -52,8 +52,8 @@ type slate struct {
 
 	// The look's own.
 	movedAt  time.Time
-	failures int
-	misses   int
+	failures int32
+	misses   int32
 
 	mu       sync.Mutex
 	sight    catalog.Sighting                // Root is empty until there is something to say
@@ -61,7 +61,7 @@ type slate struct {
 	tended   bool                            // and the first upkeep: restore points are told
 	points   map[string]catalog.RestorePoint // by id, as told
 	findings map[string]catalog.Finding      // by key, as told
-	identity record                          // Incarnation is empty: none yet
+	identity identity                        // Incarnation is empty: none yet
 	kept     bool
 	observed observation
 }
@@ -290,7 +290,7 @@ func (s *slate) recorded(ctx context.Context) (record, bool, error) {
 	known, kept := s.identity, s.kept
 	s.mu.Unlock()
 	if known.Incarnation != "" {
-		return known, kept, nil
+		return record{Root: s.root, identity: known}, kept, nil
 	}
 	r, some := s.w.recall(s.root)
 	if !some {
@@ -301,7 +301,7 @@ func (s *slate) recorded(ctx context.Context) (record, bool, error) {
 	case errors.Is(err, catalog.ErrInvalid):
 		// Nothing can be proven against it; the next number is free.
 		s.w.log.Warn("a record of an incarnation is unreadable", "err", err)
-		return record{Incarnation: illegible, N: r.n}, false, nil
+		return record{identity: identity{Incarnation: illegible, N: r.n}}, false, nil
 	case err != nil && !bucketWide(err):
 		s.w.log.Warn("a record of an incarnation cannot be read", "err", err)
 		return record{}, false, nil
@@ -323,21 +323,20 @@ func (s *slate) settle(r record, kept bool, now record) {
 	if s.identity.Incarnation != r.Incarnation {
 		s.observed.at, s.observed.mark = time.Now(), r.progress()
 	}
-	s.identity, s.kept = r, kept
-	s.identity.advance(now)
+	s.identity, s.kept = r.identity, kept
+	s.identity.advance(now.identity)
 	s.sight.Incarnation, s.sight.IncarnationKept, s.sight.Predecessor = r.Incarnation, kept, r.Predecessor
 }
 
 // advance moves a record along its history.
-func (r *record) advance(now record) {
+func (r *identity) advance(now identity) {
 	r.mark, r.Layout, r.Cluster, r.Position = now.mark, now.Layout, now.Cluster, now.Position
 }
 
 // record writes an observation when the history has gone on for a while.
 func (s *slate) record(ctx context.Context) error {
 	s.mu.Lock()
-	r, o, kept := s.identity, s.observed, s.kept
-	r.Kind = s.sight.Kind
+	r, o, kept := record{Root: s.root, Kind: s.sight.Kind, identity: s.identity}, s.observed, s.kept
 	s.mu.Unlock()
 	due := time.Since(o.at) >= s.w.observeEvery() || s.w.ending.Load()
 	if !kept || r.Incarnation == "" || r.progress() <= o.mark || !due {
