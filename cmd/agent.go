@@ -99,7 +99,7 @@ bucket. --budget bounds what it may ask of the bucket.`,
 	f.StringVar(&flags.Hub, "hub", flags.Hub, "hub's address for agents")
 	f.DurationVar(&flags.Poll, "poll", flags.Poll, "how often a moving slate is asked for news")
 	f.StringVar(&flags.Budget, "budget", flags.Budget, "requests it may make, such as 36000/h")
-	f.StringVar(&flags.Status, "status", "", "loopback address for /livez and /status; empty: none")
+	f.StringVar(&flags.Status, "status", "", "loopback host:port or unix:/path for /livez, /status and POST /hint; empty: none")
 	logs.register(f)
 	return c
 }

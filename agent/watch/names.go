@@ -23,18 +23,27 @@ func (w *Watcher) setNames(now map[string]catalog.Registration) {
 			changed = append(changed, s)
 		}
 	}
-	w.names = now
+	w.names, w.roots = now, make(map[string]string, len(now))
+	for root, r := range now {
+		w.roots[r.Slate] = root
+	}
 	w.mu.Unlock()
 	for _, s := range changed {
 		s.renamed()
 	}
 }
 
+// hurryNamed looks at once at the slate of a name: a registered one, or a root.
 func (w *Watcher) hurryNamed(name string) {
-	for _, s := range w.all() {
-		if w.nameOf(s.root) == name {
-			s.hinted.Store(true)
-			w.looks.hurry(s.lookTask)
-		}
+	w.mu.Lock()
+	root, registered := w.roots[name]
+	if !registered {
+		root = name
+	}
+	s := w.slates[root]
+	w.mu.Unlock()
+	if s != nil && w.nameOf(root) == name {
+		s.awaited.Store(true)
+		w.looks.hurry(s.lookTask)
 	}
 }

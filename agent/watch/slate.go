@@ -46,7 +46,8 @@ type slate struct {
 	lookTask, upkeepTask *task
 	doubted              atomic.Bool // discovery no longer sees it: prove it
 	passed               atomic.Bool // a collector may have gone past what we know: list
-	hinted               atomic.Bool // somebody says that it moves
+	hinted               atomic.Bool // somebody says that it has moved: look in full
+	awaited              atomic.Bool // its lease was touched: it is about to move
 	headless             atomic.Bool // what makes it what it is is gone, other things are there
 	stopped              atomic.Bool // it is no longer followed
 
@@ -90,10 +91,11 @@ func (s *slate) doLook(ctx context.Context) time.Duration {
 		s.w.tendedTo(s)
 		return -1
 	}
-	if s.hinted.Swap(false) {
+	if s.awaited.Swap(false) {
 		s.movedAt = time.Now()
 	}
-	quiet := time.Since(s.movedAt) > quietAfter*s.w.o.Poll
+	hinted := s.hinted.Swap(false)
+	quiet := !hinted && time.Since(s.movedAt) > quietAfter*s.w.o.Poll
 	moved, err := s.look(ctx, quiet)
 	switch {
 	case ctx.Err() != nil:
@@ -102,6 +104,9 @@ func (s *slate) doLook(ctx context.Context) time.Duration {
 		s.w.drop(s)
 		return -1
 	case err != nil:
+		if hinted {
+			s.hinted.Store(true) // what was said is not answered yet
+		}
 		s.failures++
 		if readable, _, _ := s.w.senses.state(); s.failures >= 3 && readable && !bucketWide(err) {
 			s.cannotRead(err)

@@ -186,6 +186,13 @@ func story(t *testing.T, f func(t *testing.T, r *region)) {
 // start runs a watcher until stop is called.
 func (r *region) start() (stop func()) {
 	r.Helper()
+	_, stop = r.watcher()
+	return stop
+}
+
+// watcher is start with the watcher.
+func (r *region) watcher() (w *Watcher, stop func()) {
+	r.Helper()
 	w, err := New(r.b, r.hub, r.o)
 	if err != nil {
 		r.Fatal(err)
@@ -203,7 +210,7 @@ func (r *region) start() (stop func()) {
 		})
 	}
 	r.Cleanup(stop)
-	return stop
+	return w, stop
 }
 
 // wait lets time pass.

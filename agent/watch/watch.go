@@ -133,6 +133,9 @@ type Watcher struct {
 	behind     atomic.Bool
 	inboxAgain atomic.Bool
 	spend      spending
+	onDuty     atomic.Bool // it looks; else it stands by
+	hints      *ration
+	strange    unfollowed
 	telling    sync.Mutex
 
 	pending      sync.Mutex // guards what follows
@@ -154,6 +157,7 @@ type Watcher struct {
 	slates     map[string]*slate
 	children   map[string]map[string]*slate // by parent folder
 	names      map[string]catalog.Registration
+	roots      map[string]string // of those names
 	records    map[string]remembered
 	notBuffers map[string]bucket.Object
 	discovered bool
@@ -177,6 +181,8 @@ func New(b *bucket.Bucket, to Reporter, o Options) (*Watcher, error) {
 	w.regionLook = &task{do: w.regionTask}
 	w.discovery = &task{do: w.discoverTask}
 	w.inboxLook = &task{do: w.inboxTask}
+	w.strange.look = &task{do: w.strangersTask}
+	w.hints = newRation(o.Budget)
 	w.senses = &senses{patience: 3 * o.Poll, changed: w.tellHealth}
 	w.purse = newPurse(o.Budget, time.Now())
 	w.look = eyes{b: b, purse: w.purse, lane: looking, senses: w.senses}
@@ -215,6 +221,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 		}
 		w.looks.put(w.inboxLook, w.o.Poll)
 		w.looks.put(w.discovery, 0)
+		w.looks.put(w.strange.look, 0)
+		w.onDuty.Store(true)
 		w.looks.put(&task{do: w.leasesTask}, w.o.Poll)
 		w.looks.put(&task{do: w.catalogTask}, catalogEvery*w.o.Poll)
 		w.tending.run(ctx, tenders)
