@@ -20,6 +20,9 @@ const defaultHub = "http://127.0.0.1:7700"
 type contexts struct {
 	Current  string                `yaml:"current" json:"current"`
 	Contexts map[string]hubContext `yaml:"contexts" json:"contexts"`
+	// Prices are what a thousand requests cost, by class, where they differ
+	// from the list; see describe_prices.go.
+	Prices prices `yaml:"prices,omitempty" json:"prices,omitempty"`
 }
 
 type hubContext struct {

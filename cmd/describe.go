@@ -325,6 +325,7 @@ func (a *app) printEvents(events []catalog.Event) {
 
 type regionDescription struct {
 	Region   catalog.Region    `json:"region"`
+	Cost     cost              `json:"cost"` // of its agent's requests of the last hour
 	Clusters []catalog.Cluster `json:"clusters"`
 	Findings []catalog.Finding `json:"findings"`
 	Events   []catalog.Event   `json:"events"`
@@ -332,6 +333,14 @@ type regionDescription struct {
 
 func (a *app) describeRegion(ctx context.Context, name string) error {
 	if err := a.checkOutput(); err != nil {
+		return err
+	}
+	config, err := loadContexts()
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	table, err := priced(config.Prices)
+	if err != nil {
 		return err
 	}
 	cl, err := a.client()
@@ -345,7 +354,7 @@ func (a *app) describeRegion(ctx context.Context, name string) error {
 	if len(regions) == 0 {
 		return withCode(exitNotFound, fmt.Errorf("no region named %q; see `quarry get regions`", name))
 	}
-	d := regionDescription{Region: regions[0]}
+	d := regionDescription{Region: regions[0], Cost: table.of(&regions[0])}
 	q := "region = " + quote(name)
 	if d.Clusters, _, err = rowsOf[catalog.Cluster](ctx, a, cl, "clusters", q, 0); err != nil {
 		return err
@@ -376,9 +385,7 @@ func (a *app) describeRegion(ctx context.Context, name string) error {
 			line("cannot keep", "%s", r.CannotKeep)
 		}
 		line("requests/h", "%s", spendText(&r))
-		for _, class := range sortedKeys(r.RequestsPerHour) {
-			line("  "+class, "%.0f", r.RequestsPerHour[class])
-		}
+		d.Cost.print(line)
 		for _, c := range d.Clusters {
 			line("cluster", "%s: %s, agent %s, version %s, heard %s%s", c.Name, c.State, c.Agent, c.Version, ageOr(c.HeardAt, "never"), parenthesis(c.Reason))
 		}
