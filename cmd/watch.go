@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"hash/fnv"
+	"hash/maphash"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -50,19 +50,20 @@ func (a *app) watchRows(ctx context.Context, cl *apiclient.Client, r resource, f
 		rows.row(append([]string{now(), change}, cells...)...)
 		return nil
 	}
-	// Until the hub says that all rows of now were told they are held back, so
-	// that the columns fit them; what follows goes out line by line.
+	// Until the hub says that all rows of now were told, they go out many at a
+	// time, so that the columns fit them; what follows goes out line by line.
 	flowing := false
 	flow := func() error {
-		if !flowing || !table {
+		if !table || !flowing && len(rows.pending) < atATime {
 			return nil
 		}
 		_, err := fmt.Fprint(a.out, rows.take())
 		return err
 	}
 	// A resync tells rows again: only what differs from what was printed is a
-	// change.
-	printed := map[string]uint64{}
+	// change. A million rows may be told, so of each only hashes are kept.
+	printed := map[uint64]uint64{}
+	seed := maphash.MakeSeed()
 	for ch, err := range cl.Watch(ctx, r.name, f.query()) {
 		if err != nil {
 			if ctx.Err() != nil {
@@ -72,13 +73,12 @@ func (a *app) watchRows(ctx context.Context, cl *apiclient.Client, r resource, f
 		}
 		switch ch.Type {
 		case apiclient.Row:
-			h := fnv.New64a()
-			_, _ = h.Write(ch.Item)
-			before, known := printed[ch.Key]
-			if known && before == h.Sum64() {
+			key, is := maphash.String(seed, ch.Key), maphash.Bytes(seed, ch.Item)
+			before, known := printed[key]
+			if known && before == is {
 				continue
 			}
-			printed[ch.Key] = h.Sum64()
+			printed[key] = is
 			change := "changed"
 			switch {
 			case !flowing:
@@ -90,7 +90,7 @@ func (a *app) watchRows(ctx context.Context, cl *apiclient.Client, r resource, f
 				return err
 			}
 		case apiclient.Gone:
-			delete(printed, ch.Key)
+			delete(printed, maphash.String(seed, ch.Key))
 			if table {
 				rows.row(now(), "gone", ch.Key)
 			}
@@ -157,6 +157,9 @@ func (t *flowingTable) take() string {
 }
 
 const screenful = 20
+
+// atATime is how many of the rows there are already go out together.
+const atATime = 500
 
 // fit widens the columns for a row and says whether it had to.
 func (t *flowingTable) fit(cells []string) bool {
