@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/quarry-db/quarry/hub/state"
 	"github.com/quarry-db/quarry/hub/view"
@@ -26,6 +27,14 @@ type viewHeader struct {
 	Seq   uint64    `json:"seq"`
 	Event uint64    `json:"event"`
 	At    time.Time `json:"at"`
+}
+
+// partRow is a line that tells of a part.
+type partRow struct {
+	Name  string `json:"name"`
+	Bytes int    `json:"bytes"` // compressed
+	Rows  int    `json:"rows"`
+	Shape string `json:"shape,omitempty"` // how rows lie in bytes; see hub/pack
 }
 
 // viewRow is one line of it: what it is, and the row.
@@ -41,6 +50,13 @@ type rawRow struct {
 
 // maxView bounds what a saved view may unpack to, in bytes.
 const maxView = 8 << 30
+
+// maxHead bounds what a saved view's head may unpack to, or a whole view of
+// quarry 0.1, and maxWindow how far back its compression may refer.
+const (
+	maxHead   = 1 << 30
+	maxWindow = 64 << 20
+)
 
 func viewKey(n uint64) string { return numbered(viewFolder, n, "") }
 
@@ -72,9 +88,16 @@ func (l *Ledger) SaveView(ctx context.Context, v *view.View) error {
 	return nil
 }
 
-// viewMagic begins a saved view, before it is compressed: its small tables as
-// lines of JSON behind their length, then placements and slates by columns.
-const viewMagic = "quarry view 2\n"
+// viewMagic begins a saved view. Its parts follow, each compressed by itself,
+// so that they can be read side by side: placements and slates by columns, the
+// smaller tables as packed rows. It ends with the compressed head, lines of
+// JSON that say what the parts are, and how long the head is.
+const viewMagic = "quarry view 3\n"
+
+const (
+	placementsPart = "placements"
+	slatesPart     = "slates"
+)
 
 func packView(claim uint64, v *view.View) ([]byte, error) {
 	var out bytes.Buffer
@@ -82,36 +105,50 @@ func packView(claim uint64, v *view.View) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var b bytes.Buffer
-	line(&b, viewHeader{header{format, claim}, v.Seq(), v.LastEvent(), v.At()})
+	frame := func(write func(io.Writer) error) error {
+		z.Reset(&out)
+		w := bufio.NewWriterSize(z, 1<<20)
+		if err := write(w); err != nil {
+			return err
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		return z.Close()
+	}
+	out.WriteString(viewMagic)
+	var told []*partRow
+	part := func(name, shape string, rows int, write func(io.Writer) error) error {
+		at := out.Len()
+		if err := frame(write); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		told = append(told, &partRow{name, out.Len() - at, rows, shape})
+		return nil
+	}
+	if err := part(placementsPart, "", v.PlacementTable().Len(), v.WritePlacements); err != nil {
+		return nil, err
+	}
+	if err := part(slatesPart, "", v.SlateTable().Len(), v.WriteSlates); err != nil {
+		return nil, err
+	}
 	beside := state.Beside(v)
-	rows := 0
-	rows += lines(&b, "region", slices.Values(beside.Regions))
-	rows += lines(&b, "cluster", slices.Values(beside.Clusters))
-	rows += lines(&b, "restore-point", slices.Values(beside.RestorePoints))
-	rows += lines(&b, "owner", slices.Values(beside.Owners))
-	rows += lines(&b, "finding", slices.Values(beside.Findings))
-	rows += lines(&b, "registration", slices.Values(beside.Registrations))
-	rows += lines(&b, "lease", slices.Values(beside.Leases))
-	rows += lines(&b, "held", slices.Values(beside.Held))
-	seal(&b, rows)
-	head := binary.LittleEndian.AppendUint64([]byte(viewMagic), uint64(b.Len()))
-	for _, part := range [][]byte{head, b.Bytes()} {
-		if _, err := z.Write(part); err != nil {
+	for _, p := range parts(beside) {
+		if err := part(p.name, p.shape, p.rows(), p.write); err != nil {
 			return nil, err
 		}
 	}
-	w := bufio.NewWriterSize(z, 1<<20)
-	if err := v.WriteTables(w); err != nil {
+	var b bytes.Buffer
+	line(&b, viewHeader{header{format, claim}, v.Seq(), v.LastEvent(), v.At()})
+	rows := lines(&b, "region", slices.Values(beside.Regions))
+	rows += lines(&b, "cluster", slices.Values(beside.Clusters))
+	rows += lines(&b, "part", slices.Values(told))
+	seal(&b, rows)
+	at := out.Len()
+	if err := frame(func(w io.Writer) error { _, err := w.Write(b.Bytes()); return err }); err != nil {
 		return nil, err
 	}
-	if err := w.Flush(); err != nil {
-		return nil, err
-	}
-	if err := z.Close(); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), nil
+	return binary.LittleEndian.AppendUint64(out.Bytes(), uint64(out.Len()-at)), nil
 }
 
 func lines[T any](b *bytes.Buffer, is string, rows iter.Seq[*T]) (n int) {
@@ -149,34 +186,48 @@ func (l *Ledger) readView(ctx context.Context) (*state.SavedView, error) {
 	return nil, nil
 }
 
-func unpackView(b []byte) (*state.SavedView, error) {
-	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxView))
+// unpack reads a compressed part from its beginning to its end.
+func unpack(b []byte, read func(*bufio.Reader) error) error {
+	z, err := zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxView), zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("unpack: %w: %w", err, errDamaged)
 	}
 	defer z.Close()
-	if err := z.Reset(bytes.NewReader(b)); err != nil {
-		return nil, fmt.Errorf("unpack: %w: %w", err, errDamaged)
+	in := bufio.NewReaderSize(z, 256<<10)
+	if err := read(in); err != nil {
+		return fmt.Errorf("unpack: %w: %w", err, errDamaged)
 	}
-	in := bufio.NewReaderSize(z, 1<<20)
+	if n, err := io.Copy(io.Discard, in); err != nil || n > 0 {
+		return fmt.Errorf("unpack: %d bytes too much (%v): %w", n, err, errDamaged)
+	}
+	return nil
+}
+
+func unpackView(b []byte) (*state.SavedView, error) {
+	head, byParts := b, false
+	var body []byte
+	if rest, ok := bytes.CutPrefix(b, []byte(viewMagic)); ok {
+		byParts = true
+		n := uint64(0)
+		if at := len(rest) - 8; at >= 0 {
+			n = binary.LittleEndian.Uint64(rest[at:])
+			rest = rest[:at]
+		}
+		if n == 0 || n > uint64(len(rest)) {
+			return nil, fmt.Errorf("not written to its end: %w", errDamaged)
+		}
+		at := len(rest) - int(n)
+		body, head = rest[:at], rest[at:]
+	}
 	var plain []byte
-	byColumns := false
-	if magic, _ := in.Peek(len(viewMagic)); string(magic) == viewMagic {
-		byColumns = true
-		var head [len(viewMagic) + 8]byte
-		if _, err := io.ReadFull(in, head[:]); err != nil {
-			return nil, fmt.Errorf("unpack: %w: %w", err, errDamaged)
+	if err := unpack(head, func(in *bufio.Reader) (err error) {
+		plain, err = io.ReadAll(io.LimitReader(in, maxHead+1))
+		if err == nil && len(plain) > maxHead {
+			err = fmt.Errorf("more than %d bytes", maxHead)
 		}
-		n := binary.LittleEndian.Uint64(head[len(viewMagic):])
-		if n > maxView {
-			return nil, fmt.Errorf("unpack: %d bytes of small tables: %w", n, errDamaged)
-		}
-		plain, err = io.ReadAll(io.LimitReader(in, int64(n)))
-	} else {
-		plain, err = io.ReadAll(io.LimitReader(in, maxView)) // of quarry 0.1
-	}
-	if err != nil {
-		return nil, fmt.Errorf("unpack: %w: %w", err, errDamaged)
+		return err
+	}); err != nil {
+		return nil, err
 	}
 	first, rows, err := unseal(plain)
 	if err != nil {
@@ -186,6 +237,7 @@ func unpackView(b []byte) (*state.SavedView, error) {
 	if err := json.Unmarshal(first, &h); err != nil {
 		return nil, fmt.Errorf("first line: %w: %w", err, errDamaged)
 	}
+	var told []*partRow
 	v := &state.SavedView{Seq: h.Seq, Event: h.Event, At: h.At}
 	for i, b := range rows {
 		var r rawRow
@@ -205,6 +257,8 @@ func unpackView(b []byte) (*state.SavedView, error) {
 			err = take(&v.Owners, r.Row)
 		case "finding":
 			err = take(&v.Findings, r.Row)
+		case "part":
+			err = take(&told, r.Row)
 		case "registration":
 			err = take(&v.Registrations, r.Row)
 		case "lease":
@@ -218,15 +272,55 @@ func unpackView(b []byte) (*state.SavedView, error) {
 			return nil, fmt.Errorf("row %d: %w: %w", i+1, err, errDamaged)
 		}
 	}
-	if byColumns {
-		if v.Tables, err = view.ReadTables(in); err != nil {
-			return nil, fmt.Errorf("%w: %w", err, errDamaged)
-		}
-		if n, err := io.Copy(io.Discard, in); err != nil || n > 0 {
-			return nil, fmt.Errorf("%d bytes too much (%v): %w", n, err, errDamaged)
-		}
+	if !byParts {
+		return v, nil // of quarry 0.1
+	}
+	if err := readParts(v, told, body); err != nil {
+		return nil, err
 	}
 	return v, nil
+}
+
+// readParts reads the parts side by side.
+func readParts(v *state.SavedView, told []*partRow, body []byte) error {
+	known, found := parts(v), map[string]*partRow{}
+	at := map[string][]byte{}
+	for _, p := range told {
+		if p.Bytes < 0 || p.Bytes > len(body) || found[p.Name] != nil {
+			return fmt.Errorf("%s: not written to its end: %w", p.Name, errDamaged)
+		}
+		found[p.Name], at[p.Name], body = p, body[:p.Bytes], body[p.Bytes:]
+	}
+	for _, k := range known {
+		if p := found[k.name]; p == nil || p.Shape != k.shape {
+			return fmt.Errorf("%s are of another version of quarry: %w", k.name, errDamaged)
+		}
+	}
+	if len(body) > 0 || len(told) != len(known)+2 {
+		return fmt.Errorf("%d bytes and %d parts: %w", len(body), len(told), errDamaged)
+	}
+	var reading errgroup.Group
+	reading.Go(func() error {
+		return unpack(at[placementsPart], func(placements *bufio.Reader) error {
+			return unpack(at[slatesPart], func(slates *bufio.Reader) (err error) {
+				v.Tables, err = view.ReadTables(placements, slates)
+				return err
+			})
+		})
+	})
+	for _, k := range known {
+		reading.Go(func() error {
+			err := unpack(at[k.name], k.read)
+			if rows := k.rows(); err == nil && rows != found[k.name].Rows {
+				err = fmt.Errorf("%d rows, %d promised: %w", rows, found[k.name].Rows, errDamaged)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", k.name, err)
+			}
+			return nil
+		})
+	}
+	return reading.Wait()
 }
 
 func take[T any](into *[]*T, b []byte) error {

@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"runtime"
 	"syscall"
@@ -207,13 +208,13 @@ func BenchmarkBegin(b *testing.B) {
 	for _, n := range benchSizes(b) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			v := benchState(b, n).View()
-			var saved bytes.Buffer
-			if err := v.WriteTables(&saved); err != nil {
+			var saved, slates bytes.Buffer
+			if err := errors.Join(v.WritePlacements(&saved), v.WriteSlates(&slates)); err != nil {
 				b.Fatal(err)
 			}
-			b.ReportMetric(float64(saved.Len())/float64(n), "B/row")
+			b.ReportMetric(float64(saved.Len()+slates.Len())/float64(n), "B/row")
 			for b.Loop() {
-				t, err := view.ReadTables(bytes.NewReader(saved.Bytes()))
+				t, err := view.ReadTables(bytes.NewReader(saved.Bytes()), bytes.NewReader(slates.Bytes()))
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -361,7 +361,7 @@ func Rows(v *view.View) *SavedView {
 }
 
 // Beside is [Rows] without the placements and what follows from them, which
-// are saved by columns: see [view.View.WriteTables].
+// are saved by columns: see [view.View.WritePlacements].
 func Beside(v *view.View) *SavedView {
 	return &SavedView{
 		Seq: v.Seq(), Event: v.LastEvent(), At: v.At(),

@@ -3,6 +3,7 @@ package state_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -206,19 +207,19 @@ func (w *world) save() {
 }
 
 // stored is a view as the ledger saves it.
-type stored struct{ beside, tables []byte }
+type stored struct{ beside, placements, slates []byte }
 
 func store(t interface{ Fatal(...any) }, v *view.View) *stored {
 	var out stored
-	var tables bytes.Buffer
+	var placements, slates bytes.Buffer
 	var err error
 	if out.beside, err = json.Marshal(state.Beside(v)); err != nil {
 		t.Fatal(err)
 	}
-	if err = v.WriteTables(&tables); err != nil {
+	if err = errors.Join(v.WritePlacements(&placements), v.WriteSlates(&slates)); err != nil {
 		t.Fatal(err)
 	}
-	out.tables = tables.Bytes()
+	out.placements, out.slates = placements.Bytes(), slates.Bytes()
 	return &out
 }
 
@@ -232,7 +233,7 @@ func (v *stored) read(t interface{ Fatal(...any) }) *state.SavedView {
 		t.Fatal(err)
 	}
 	var err error
-	if out.Tables, err = view.ReadTables(bytes.NewReader(v.tables)); err != nil {
+	if out.Tables, err = view.ReadTables(bytes.NewReader(v.placements), bytes.NewReader(v.slates)); err != nil {
 		t.Fatal(err)
 	}
 	return out

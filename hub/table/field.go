@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 	"unsafe"
+
+	"github.com/quarry-db/quarry/hub/pack"
 )
 
 // field is how a column is read from a row and written to one. Fields of the
@@ -17,9 +19,10 @@ type field struct {
 	ptr        bool
 	form       form
 	kind       Kind
-	at         int // among the stored columns of its kind; of a Name: which part
-	order, sum int // among those; -1: neither
-	none       any // the empty list or map
+	at         int        // among the stored columns of its kind; of a Name: which part
+	order, sum int        // among those; -1: neither
+	none       any        // the empty list or map
+	packed     *pack.Form // of an object
 }
 
 // form is how a value lies in memory.

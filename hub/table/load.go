@@ -1,7 +1,6 @@
 package table
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -10,32 +9,41 @@ import (
 	"math/bits"
 	"reflect"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/tidwall/btree"
+
+	"github.com/quarry-db/quarry/hub/pack"
 )
 
-func readBlock(r io.Reader) (*reading, error) {
+// blocks reads one block after the other. No more memory is taken on a
+// block's word than as much again as was read before, for its length may be a
+// lie.
+type blocks struct {
+	from io.Reader
+	got  int
+}
+
+const atOnce = 64 << 10
+
+func (r *blocks) next() (*reading, error) {
 	var head [8]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+	if _, err := io.ReadFull(r.from, head[:]); err != nil {
 		return nil, fmt.Errorf("read a block: %w: %w", err, ErrDamaged)
 	}
-	n := le.Uint32(head[:])
+	n := int(min(le.Uint32(head[:]), maxBlock+1))
 	if n > maxBlock {
-		return nil, fmt.Errorf("a block of %d bytes: %w", n, ErrDamaged)
+		return nil, fmt.Errorf("a block of more than %d bytes: %w", maxBlock, ErrDamaged)
 	}
 	var b []byte
-	if n <= 4<<20 {
-		b = make([]byte, n)
-		if _, err := io.ReadFull(r, b); err != nil {
+	for len(b) < n {
+		at := len(b)
+		b = append(b, make([]byte, min(n-at, max(r.got, atOnce)))...)
+		m, err := io.ReadFull(r.from, b[at:])
+		if r.got += m; err != nil {
 			return nil, fmt.Errorf("read a block: %w: %w", err, ErrDamaged)
 		}
-	} else { // its length may be a lie: as much memory as there is to read
-		var grown bytes.Buffer
-		if _, err := io.CopyN(&grown, r, int64(n)); err != nil {
-			return nil, fmt.Errorf("read a block: %w: %w", err, ErrDamaged)
-		}
-		b = grown.Bytes()
 	}
 	if crc32.Checksum(b, castagnoli) != le.Uint32(head[4:]) {
 		return nil, fmt.Errorf("a block's checksum is wrong: %w", ErrDamaged)
@@ -97,7 +105,8 @@ func (r *reading) end() error {
 func Read[T any](s *Schema, from io.Reader) (*Builder[T], error) {
 	b := NewBuilder[T](s)
 	t := &b.t
-	r, err := readBlock(from)
+	in := &blocks{from: from}
+	r, err := in.next()
 	if err != nil {
 		return nil, err
 	}
@@ -105,10 +114,10 @@ func Read[T any](s *Schema, from io.Reader) (*Builder[T], error) {
 	if err := json.Unmarshal(r.b, &head); err != nil {
 		return nil, fmt.Errorf("a table's head: %w: %w", err, ErrDamaged)
 	}
-	if head.Form != codecForm || !reflect.DeepEqual(head.Columns, s.cols) || head.High < 0 || head.High >= maxSlots || head.Classes < 0 || head.Classes > maxSlots {
+	if head.Form != codecForm || !reflect.DeepEqual(head.Columns, s.cols) || !slices.Equal(head.Shapes, s.shapes()) || head.High < 0 || head.High >= maxSlots || head.Classes < 0 || head.Classes > maxSlots {
 		return nil, fmt.Errorf("a table of another make: %w", ErrDamaged)
 	}
-	if r, err = readBlock(from); err != nil {
+	if r, err = in.next(); err != nil {
 		return nil, err
 	}
 	for id := range head.Classes {
@@ -124,7 +133,7 @@ func Read[T any](s *Schema, from io.Reader) (*Builder[T], error) {
 	}
 	for col := range s.fields {
 		if f := &s.fields[col]; f.kind == Symbol {
-			if r, err = readBlock(from); err != nil {
+			if r, err = in.next(); err != nil {
 				return nil, err
 			}
 			if err := b.readSymbols(f, r); err != nil {
@@ -133,13 +142,13 @@ func Read[T any](s *Schema, from io.Reader) (*Builder[T], error) {
 		}
 	}
 	t.high = head.High
-	if err := b.readChunks(from); err != nil {
+	if err := b.readChunks(in); err != nil {
 		return nil, err
 	}
 	if t.live != head.Live {
 		return nil, fmt.Errorf("%d rows, %d were saved: %w", t.live, head.Live, ErrDamaged)
 	}
-	if err := b.readOrders(from); err != nil {
+	if err := b.readOrders(in); err != nil {
 		return nil, err
 	}
 	b.touched = ^uint64(0)
@@ -152,24 +161,28 @@ func Read[T any](s *Schema, from io.Reader) (*Builder[T], error) {
 }
 
 func (b *Builder[T]) readSymbols(f *field, r *reading) error {
-	d := &b.t.dicts[f.at]
+	d, ids := &b.t.dicts[f.at], b.symbols[f.at]
 	n := r.uvarint()
 	for id := uint64(0); id < n && !r.bad; id++ {
 		text := r.text()
 		if id == 0 {
 			continue // the empty one
 		}
-		x := cell{text: text}
-		if d.maps != nil {
-			var m map[string]string
-			if err := json.Unmarshal([]byte(text), &m); err != nil {
-				return fmt.Errorf("a symbol: %w: %w", err, ErrDamaged)
-			}
-			x = cell{obj: m}
-		}
-		if got := b.symbol(f, x); uint64(got) != id {
+		if _, there := ids[text]; there {
 			return fmt.Errorf("a symbol is there twice: %w", ErrDamaged)
 		}
+		if d.maps != nil {
+			m := map[string]string{}
+			for in := (reading{b: []byte(text)}); len(in.b) > 0; {
+				name := in.text()
+				if m[name] = in.text(); in.bad {
+					return fmt.Errorf("a symbol is no map: %w", ErrDamaged)
+				}
+			}
+			d.maps = append(d.maps, m)
+		}
+		ids[text] = uint32(len(d.texts))
+		d.texts = append(d.texts, text)
 	}
 	return r.end()
 }
@@ -185,7 +198,7 @@ type group struct {
 
 // readChunks reads blocks one after the other and takes them apart on all
 // processors.
-func (b *Builder[T]) readChunks(from io.Reader) error {
+func (b *Builder[T]) readChunks(from *blocks) error {
 	t := &b.t
 	work, done := make(chan *group), make(chan *group, 8)
 	var workers sync.WaitGroup
@@ -220,7 +233,7 @@ func (b *Builder[T]) readChunks(from io.Reader) error {
 	}
 	out := 0
 	for i := 0; i < t.Chunks() && failed == nil; i += perBlock {
-		r, err := readBlock(from)
+		r, err := from.next()
 		if err != nil {
 			failed = err
 			break
@@ -406,31 +419,33 @@ func (c *Chunk) readObjects(f *field, r *reading) bool {
 	if o.empty = Mask(r.word()); o.empty&^c.live != 0 || o.empty != 0 && f.none == nil {
 		return false
 	}
-	if !r.truth() {
-		return true
+	present := Mask(r.word())
+	all := r.text()
+	if r.bad || present&^c.live != 0 || present&o.empty != 0 {
+		return false
+	}
+	if present == 0 {
+		return all == ""
 	}
 	o.v = new([ChunkRows]any)
-	for m := c.live; m != 0; m &= m - 1 {
-		n := r.uvarint()
-		if n == 0 {
-			continue
-		}
+	in := pack.NewReader(all, nil)
+	for m := present; m != 0; m &= m - 1 {
 		p := reflect.New(f.typ)
-		if err := json.Unmarshal(r.bytes(n), p.Interface()); err != nil {
+		x := p.Interface()
+		if !in.Next(f.packed, x) {
 			return false
 		}
-		x := p.Interface()
 		if !f.ptr {
 			x = p.Elem().Interface()
 		}
 		o.v[bits.TrailingZeros64(uint64(m))] = x
 	}
-	return true
+	return in.Whole()
 }
 
 // readOrders fills the indexes: everything comes in order. Each is built beside
 // the reading of the next.
-func (b *Builder[T]) readOrders(from io.Reader) error {
+func (b *Builder[T]) readOrders(from *blocks) error {
 	t := &b.t
 	errs := make(chan error, 3+2*len(t.orders))
 	var building sync.WaitGroup
@@ -443,7 +458,7 @@ func (b *Builder[T]) readOrders(from io.Reader) error {
 	begin := func(build func(slots []byte) bool) error {
 		var all []byte
 		for {
-			r, err := readBlock(from)
+			r, err := from.next()
 			if err != nil {
 				return err
 			}

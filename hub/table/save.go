@@ -7,6 +7,9 @@ import (
 	"hash/crc32"
 	"io"
 	"math/bits"
+	"reflect"
+
+	"github.com/quarry-db/quarry/hub/pack"
 )
 
 // A saved table is blocks, each with its length and checksum before it: what
@@ -21,7 +24,7 @@ var ErrDamaged = errors.New("damaged")
 const (
 	maxBlock  = 64 << 20
 	perBlock  = 64 // chunks
-	codecForm = 2
+	codecForm = 3
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -40,6 +43,7 @@ func writeBlock(w io.Writer, b []byte) error {
 type tableHead struct {
 	Form    int
 	Columns []Column
+	Shapes  []string // of the Object columns
 	High    int
 	Live    int
 	Classes int
@@ -48,7 +52,7 @@ type tableHead struct {
 // Write saves the table, for [Read]. Any number of goroutines may read the
 // table meanwhile, and builders go on.
 func (t *Table) Write(w io.Writer) error {
-	head, err := json.Marshal(tableHead{codecForm, t.schema.cols, t.high, t.live, t.kinds})
+	head, err := json.Marshal(tableHead{codecForm, t.schema.cols, t.schema.shapes(), t.high, t.live, t.kinds})
 	if err != nil {
 		return err
 	}
@@ -67,14 +71,7 @@ func (t *Table) Write(w io.Writer) error {
 	for at := range t.dicts {
 		d := &t.dicts[at]
 		b = binary.AppendUvarint(b[:0], uint64(len(d.texts)))
-		for id, text := range d.texts {
-			if d.maps != nil {
-				j, err := json.Marshal(d.maps[id])
-				if err != nil {
-					return err
-				}
-				text = string(j)
-			}
+		for _, text := range d.texts {
 			b = appendText(b, text)
 		}
 		if err := writeBlock(w, b); err != nil {
@@ -85,9 +82,7 @@ func (t *Table) Write(w io.Writer) error {
 	for i := 0; i < t.Chunks(); i += perBlock {
 		s.b = s.b[:0]
 		for k := i; k < min(i+perBlock, t.Chunks()); k++ {
-			if err := s.chunk(t.Chunk(k)); err != nil {
-				return err
-			}
+			s.chunk(t.Chunk(k))
 		}
 		if err := writeBlock(w, s.b); err != nil {
 			return err
@@ -133,14 +128,26 @@ type saving struct {
 	b    []byte // the block
 	text []byte // all texts of the chunk
 	lens []byte // and how long they are
+	objs pack.Writer
+}
+
+// shapes are how objects lie in bytes, for only the same can be read back.
+func (s *Schema) shapes() []string {
+	var out []string
+	for i := range s.fields {
+		if f := &s.fields[i]; f.kind == Object {
+			out = append(out, f.packed.Shape())
+		}
+	}
+	return out
 }
 
 // chunk appends a chunk: which rows are there; all its texts in one piece, so
 // that they are one text when they are read; what is cut from it; the rest.
-func (s *saving) chunk(c *Chunk) error {
+func (s *saving) chunk(c *Chunk) {
 	if c == nil {
 		s.b = le.AppendUint64(s.b, 0)
-		return nil
+		return
 	}
 	s.b = le.AppendUint64(s.b, uint64(c.live))
 	s.text, s.lens = s.text[:0], s.lens[:0]
@@ -183,27 +190,36 @@ func (s *saving) chunk(c *Chunk) error {
 			}
 		}
 	}
-	for at := range c.rest.objs {
-		o := &c.rest.objs[at]
-		b = le.AppendUint64(b, uint64(o.empty&c.live))
-		if b = appendBool(b, o.v != nil); o.v == nil {
-			continue
-		}
-		for m := c.live; m != 0; m &= m - 1 {
-			x := o.v[bits.TrailingZeros64(uint64(m))]
-			if x == nil {
-				b = append(b, 0)
-				continue
-			}
-			j, err := json.Marshal(x)
-			if err != nil {
-				return err
-			}
-			b = append(binary.AppendUvarint(b, uint64(len(j))), j...)
+	for col := range c.schema.fields {
+		if f := &c.schema.fields[col]; f.kind == Object {
+			b = s.objects(b, c, f)
 		}
 	}
 	s.b = b
-	return nil
+}
+
+// objects appends a column of objects: in which rows they are empty; in which
+// there is one; these, in one piece.
+func (s *saving) objects(b []byte, c *Chunk, f *field) []byte {
+	o := &c.rest.objs[f.at]
+	present := Mask(0)
+	s.objs.Reset()
+	for m := c.live; o.v != nil && m != 0; m &= m - 1 {
+		i := bits.TrailingZeros64(uint64(m))
+		x := o.v[i]
+		if x == nil {
+			continue
+		}
+		present |= 1 << i
+		if !f.ptr {
+			p := reflect.New(f.typ)
+			p.Elem().Set(reflect.ValueOf(x))
+			x = p.Interface()
+		}
+		s.objs.Add(f.packed, x)
+	}
+	b = le.AppendUint64(le.AppendUint64(b, uint64(o.empty&c.live)), uint64(present))
+	return append(binary.AppendUvarint(b, uint64(len(s.objs.B))), s.objs.B...)
 }
 
 // cut writes a text: 0 stands for the one it is like, else its length plus one.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/quarry-db/quarry/hub/pack"
 )
 
 // Options say how the fields of a row are stored. Fields are named as in JSON.
@@ -69,7 +71,7 @@ func SchemaOf[T any](o Options) *Schema {
 		case f.typ.Kind() == reflect.String && !f.ptr:
 			f.kind = Text
 		case f.typ.Kind() == reflect.Slice || f.typ.Kind() == reflect.Map || f.typ.Kind() == reflect.Struct:
-			f.kind, f.form = Object, formOther
+			f.kind, f.form, f.packed = Object, formOther, pack.Of(f.typ)
 			if k := f.typ.Kind(); k == reflect.Slice && !f.ptr {
 				f.none = reflect.MakeSlice(f.typ, 0, 0).Interface()
 			} else if k == reflect.Map && !f.ptr {

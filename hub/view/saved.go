@@ -1,9 +1,11 @@
 package view
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"iter"
+	"sync"
 
 	"github.com/tidwall/btree"
 
@@ -18,29 +20,42 @@ type Tables struct {
 	slates *table.Builder[catalog.Slate]
 }
 
-// WriteTables saves the placements and slates, with what is kept beside them.
-func (v *View) WriteTables(w io.Writer) error {
+// WritePlacements saves the placements, with what is kept beside them.
+func (v *View) WritePlacements(w io.Writer) error {
 	if err := v.fleet.Write(w); err != nil {
 		return fmt.Errorf("save the placements: %w", err)
 	}
+	return nil
+}
+
+// WriteSlates saves the slates.
+func (v *View) WriteSlates(w io.Writer) error {
 	if err := v.slates.Write(w); err != nil {
 		return fmt.Errorf("save the slates: %w", err)
 	}
 	return nil
 }
 
-// ReadTables reads what [View.WriteTables] saved. The error wraps
-// [table.ErrDamaged] when it is not whole, or of another version.
-func ReadTables(r io.Reader) (*Tables, error) {
-	fleet, err := table.Read[catalog.Placement](placementSchema, r)
-	if err != nil {
-		return nil, fmt.Errorf("read the placements: %w", err)
+// ReadTables reads what [View.WritePlacements] and [View.WriteSlates] saved,
+// both at once, each up to its end. The error wraps [table.ErrDamaged] when
+// they are not whole, or of another version.
+func ReadTables(placements, slates io.Reader) (*Tables, error) {
+	var t Tables
+	var errs [2]error
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		if t.slates, errs[1] = table.Read[catalog.Slate](slateSchema, slates); errs[1] != nil {
+			errs[1] = fmt.Errorf("read the slates: %w", errs[1])
+		}
+	})
+	if t.fleet, errs[0] = table.Read[catalog.Placement](placementSchema, placements); errs[0] != nil {
+		errs[0] = fmt.Errorf("read the placements: %w", errs[0])
 	}
-	slates, err := table.Read[catalog.Slate](slateSchema, r)
-	if err != nil {
-		return nil, fmt.Errorf("read the slates: %w", err)
+	reading.Wait()
+	if err := cmp.Or(errs[0], errs[1]); err != nil {
+		return nil, err
 	}
-	return &Tables{fleet, slates}, nil
+	return &t, nil
 }
 
 // Adopt makes a builder that has no rows go on with saved ones, which belong
