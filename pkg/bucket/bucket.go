@@ -249,7 +249,7 @@ func (b *Bucket) SignedURL(ctx context.Context, method, key string, ttl time.Dur
 
 // call does one request: checks the key, bounds the time, counts, translates.
 func (b *Bucket) call(ctx context.Context, method Method, key string, size int, do func(ctx *bounded, full string) error) error {
-	if err := checkKey(key, b.prefix+key, method == PutNew || method == Put); err != nil {
+	if err := checkKey(key, b.prefix+key, method == PutNew || method == Put || method == Replace); err != nil {
 		return b.translate(ctx, method, key, err)
 	}
 	if err := ctx.Err(); err != nil {
@@ -275,7 +275,7 @@ func stalled(call *bounded, err error) error {
 func (b *Bucket) tally(err error) {
 	switch {
 	case err == nil:
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrExist), errors.Is(err, ErrChanged):
 		b.core.meter.misses.Add(1)
 	default:
 		b.core.meter.errors.Add(1)

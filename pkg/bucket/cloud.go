@@ -38,6 +38,10 @@ type cloudStore struct {
 	vague func(err error) bool
 	// looksFirst says that gocloud asks for the object before it deletes it.
 	looksFirst bool
+	// version is what names the contents that r reads; replace puts an object
+	// on the condition that it is still that.
+	version func(r *blob.Reader) string
+	replace func(ctx context.Context, key string, data []byte, version string) error
 	// sign replaces gocloud's signing when it is set.
 	sign func(ctx context.Context, method, key string, ttl time.Duration) (string, error)
 	// close releases what the blob buckets do not own.
@@ -156,6 +160,29 @@ func (s *cloudStore) Put(ctx context.Context, key string, data []byte, onlyNew b
 		return s.judge(ctx, err, false)
 	}
 	return nil
+}
+
+func (s *cloudStore) GetVersion(ctx context.Context, key string) ([]byte, string, error) {
+	r, err := s.reads.NewReader(ctx, key, nil)
+	if err != nil {
+		return nil, "", s.judge(ctx, err, true)
+	}
+	defer r.Close()
+	data, err := readAll(r, r.Size())
+	return data, s.version(r), s.judge(ctx, err, true)
+}
+
+func (s *cloudStore) Replace(ctx context.Context, key string, data []byte, version string) error {
+	if !plain(key) {
+		return fmt.Errorf("a key that is stored escaped: %w", errors.ErrUnsupported)
+	}
+	if version == "" {
+		return fmt.Errorf("the store names no version: %w", errors.ErrUnsupported)
+	}
+	if s.once != nil {
+		ctx = s.once(ctx)
+	}
+	return s.judge(ctx, s.replace(ctx, key, data, version), true)
 }
 
 func (s *cloudStore) Delete(ctx context.Context, key string) error {

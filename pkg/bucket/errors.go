@@ -20,6 +20,9 @@ var (
 	// the bucket's patience. A write that ends so may or may not have
 	// happened.
 	ErrUnavailable = errors.New("store is unavailable")
+	// ErrChanged is the answer of [Bucket.Replace] when somebody else has
+	// replaced or removed the object meanwhile: read it again.
+	ErrChanged = errors.New("the object has changed")
 	// ErrNoBucket means that there is no such bucket or folder, or no longer.
 	// Nothing may be concluded about the objects in it. It is never
 	// fs.ErrNotExist: who cannot see the bucket is blind, and does not see an
@@ -32,7 +35,7 @@ var errStalled = errors.New("no answer in time")
 
 // classes are the sentinels an error of this package can wrap.
 var classes = []error{
-	ErrNoBucket, ErrUnavailable, fs.ErrNotExist, fs.ErrExist, fs.ErrPermission, fs.ErrInvalid, errors.ErrUnsupported,
+	ErrNoBucket, ErrUnavailable, ErrChanged, fs.ErrNotExist, fs.ErrExist, fs.ErrPermission, fs.ErrInvalid, errors.ErrUnsupported,
 }
 
 // callError is what every failed call returns. It wraps its class and, when it
@@ -54,7 +57,7 @@ func (e *callError) Error() string {
 	switch {
 	case e.class == nil || errors.Is(e.raw, e.class):
 		return fmt.Sprintf("%s %s: %v", e.method, at, e.raw)
-	case errors.Is(e.class, fs.ErrNotExist) || errors.Is(e.class, fs.ErrExist):
+	case errors.Is(e.class, fs.ErrNotExist) || errors.Is(e.class, fs.ErrExist) || errors.Is(e.class, ErrChanged):
 		// The store's own words ("StatusCode: 404, RequestID: …") add nothing.
 		return fmt.Sprintf("%s %s: %v", e.method, at, e.class)
 	default:

@@ -33,6 +33,10 @@ func (s *fileStore) Put(_ context.Context, key string, data []byte, onlyNew bool
 	if onlyNew {
 		err = link(stage, path)
 	} else {
+		// A file system without locks has no Replace to keep out.
+		if release, err := hold(folder); err == nil {
+			defer release()
+		}
 		err = os.Rename(stage, path)
 	}
 	if err != nil {

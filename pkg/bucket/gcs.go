@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"cloud.google.com/go/storage"
 	"github.com/googleapis/gax-go/v2"
+	"gocloud.dev/blob"
 	"gocloud.dev/blob/gcsblob"
 	"google.golang.org/api/googleapi"
 	"google.golang.org/api/iterator"
@@ -99,6 +101,24 @@ func openGCS(ctx context.Context, u *url.URL) (Store, error) {
 			return err
 		}
 		return nil
+	}
+	s.version = func(r *blob.Reader) string {
+		var in *storage.Reader
+		if r.As(&in) && in.Attrs.Generation > 0 {
+			return strconv.FormatInt(in.Attrs.Generation, 10)
+		}
+		return ""
+	}
+	s.replace = func(ctx context.Context, key string, data []byte, version string) error {
+		generation, err := strconv.ParseInt(version, 10, 64)
+		if err != nil {
+			return fmt.Errorf("version %q is no generation: %w", version, fs.ErrInvalid)
+		}
+		w := client.Bucket(u.Host).Object(key).If(storage.Conditions{GenerationMatch: generation}).
+			Retryer(storage.WithPolicy(storage.RetryNever)).NewWriter(ctx)
+		w.ChunkSize, w.ContentType = 0, "application/octet-stream"
+		_, err = w.Write(data)
+		return errors.Join(err, w.Close())
 	}
 	s.sign = func(_ context.Context, method, key string, ttl time.Duration) (string, error) {
 		how := *sign

@@ -115,6 +115,21 @@ func (s *memStore) Put(_ context.Context, key string, data []byte, onlyNew bool)
 	return nil
 }
 
+func (s *memStore) GetVersion(_ context.Context, key string) ([]byte, string, error) {
+	o, err := s.find(key)
+	return append([]byte{}, o.data...), fingerprint(o.data), err
+}
+
+func (s *memStore) Replace(_ context.Context, key string, data []byte, version string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o, there := s.objects.Get(key); !there || fingerprint(o.data) != version {
+		return ErrChanged
+	}
+	s.objects.Set(key, memObject{data: slices.Clone(data), modified: time.Now()})
+	return nil
+}
+
 func (s *memStore) Delete(_ context.Context, key string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -5,7 +5,7 @@ import "sync/atomic"
 // Method is the kind of a call, as errors, counters and faults name it.
 type Method string
 
-// The methods. Head is [Bucket.Stat]; List is one page of [Bucket.Walk] or
+// The methods. Get is [Bucket.GetVersion] too; Head is [Bucket.Stat]; List is one page of [Bucket.Walk] or
 // [Bucket.List].
 const (
 	Get      Method = "get"
@@ -14,6 +14,7 @@ const (
 	List     Method = "list"
 	PutNew   Method = "put new"
 	Put      Method = "put"
+	Replace  Method = "replace"
 	Delete   Method = "delete"
 	Sign     Method = "sign"
 )
@@ -27,10 +28,10 @@ type Requests struct {
 	Get    int64 // whole objects and ranges
 	Head   int64
 	List   int64 // pages
-	Put    int64 // PutNew and Put
+	Put    int64 // PutNew, Put and Replace
 	Delete int64
-	// Errors are the calls that failed; "not there" and "already there" are
-	// answers and count in Misses.
+	// Errors are the calls that failed; "not there", "already there" and
+	// "has changed" are answers and count in Misses.
 	Errors int64
 	Misses int64
 	// BytesRead and BytesWritten are contents, without headers.
@@ -88,7 +89,7 @@ func (m *meter) count(method Method) {
 		m.head.Add(1)
 	case List:
 		m.list.Add(1)
-	case PutNew, Put:
+	case PutNew, Put, Replace:
 		m.put.Add(1)
 	case Delete:
 		m.del.Add(1)

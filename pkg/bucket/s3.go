@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
 	gcaws "gocloud.dev/aws"
+	"gocloud.dev/blob"
 	"gocloud.dev/blob/s3blob"
 )
 
@@ -79,7 +81,8 @@ func openS3(ctx context.Context, u *url.URL) (Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	writes, err := s3blob.OpenBucket(ctx, client(aws.NopRetryer{}), u.Host, opts)
+	writing := client(aws.NopRetryer{})
+	writes, err := s3blob.OpenBucket(ctx, writing, u.Host, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +107,19 @@ func openS3(ctx context.Context, u *url.URL) (Store, error) {
 		return err
 	}
 	s.sign = s3Signer(reading, u.Host)
+	s.version = func(r *blob.Reader) string {
+		var out s3.GetObjectOutput
+		if r.As(&out) {
+			return aws.ToString(out.ETag)
+		}
+		return ""
+	}
+	s.replace = func(ctx context.Context, key string, data []byte, version string) error {
+		_, err := writing.PutObject(ctx, &s3.PutObjectInput{
+			Bucket: &u.Host, Key: &key, Body: bytes.NewReader(data), IfMatch: &version, ContentType: aws.String("application/octet-stream"),
+		})
+		return err
+	}
 	return s, nil
 }
 

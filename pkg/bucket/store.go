@@ -30,6 +30,12 @@ type Store interface {
 	// onlyNew it fails with fs.ErrExist when the key is taken. It tries once:
 	// whether to try again is decided above, where the answer can be checked.
 	Put(ctx context.Context, key string, data []byte, onlyNew bool) error
+	// GetVersion is Get, and what names these contents to Replace.
+	GetVersion(ctx context.Context, key string) (data []byte, version string, err error)
+	// Replace writes the object if it is still of that version, whole and
+	// once, like Put. It fails with [ErrChanged] when it is of another one or
+	// gone, and with errors.ErrUnsupported where it cannot be done.
+	Replace(ctx context.Context, key string, data []byte, version string) error
 	// Delete removes the object.
 	Delete(ctx context.Context, key string) error
 	// SignedURL returns a URL with which anybody can do method (GET, PUT or

@@ -14,8 +14,19 @@ type AdminStore interface {
 	// Delete removes an object. One that is not there is an error that wraps
 	// [fs.ErrNotExist].
 	Delete(ctx context.Context, key string) error
-	// Put replaces an object. Only the collector's marks are written so.
+	// Put replaces an object. Only the collector's marks are written so, and
+	// only where the store is no [Replacer].
 	Put(ctx context.Context, key string, data []byte) error
+}
+
+// Replacer is a store that can replace an object on the condition that nobody
+// else has. *bucket.Bucket is one.
+type Replacer interface {
+	// GetVersion is Get, and what names these contents to Replace.
+	GetVersion(ctx context.Context, key string) (data []byte, version string, err error)
+	// Replace writes an object that is still of that version. It fails when
+	// it is not, and with [errors.ErrUnsupported] where it cannot be done.
+	Replace(ctx context.Context, key string, data []byte, version string) error
 }
 
 // CompactionsBoundaryKey is [BoundaryKey] for the compactor's states.
@@ -24,14 +35,15 @@ func CompactionsBoundaryKey(root string) string { return below(root, "gc/compact
 // raiseBoundary makes the mark at key at least to and returns what it is then.
 // A mark never goes down.
 //
-// Stores differ in whether they can replace an object only if it is unchanged;
-// none of them needs to here. Who overtakes us with a higher mark may be undone
-// by our put for a moment, so we look again after it; and whoever relies on a
-// mark looks again after what he relied on it for.
+// Where the store can replace on a condition nobody is undone. Elsewhere, and
+// behind a gateway that ignores the condition, who overtakes us with a higher
+// mark may be undone by our put for a moment, so we look again after it; and
+// whoever relies on a mark looks again after what he relied on it for.
 func (a *Admin) raiseBoundary(ctx context.Context, key string, to uint64) (uint64, error) {
 	highest := to
+	var last error // of the attempt before
 	for range attempts {
-		raw, err := a.Store.Get(ctx, key)
+		raw, version, err := a.mark(ctx, key)
 		if errors.Is(err, fs.ErrNotExist) {
 			if to == 0 {
 				return 0, nil
@@ -51,9 +63,31 @@ func (a *Admin) raiseBoundary(ctx context.Context, key string, to uint64) (uint6
 		if highest = max(highest, is); is >= highest {
 			return is, nil
 		}
-		if err := a.Store.Put(ctx, key, strconv.AppendUint(nil, highest, 10)); err != nil {
-			return 0, fmt.Errorf("raise the collector's boundary: %w", err)
+		// Why a replacement did not work says the next look.
+		if last = a.replaceMark(ctx, key, strconv.AppendUint(nil, highest, 10), version); last != nil && ctx.Err() != nil {
+			break
 		}
 	}
+	if last != nil {
+		return 0, fmt.Errorf("raise the collector's boundary: %w: %w", ErrBusy, last)
+	}
 	return 0, &ObjectError{Key: key, Err: ErrBusy}
+}
+
+// mark reads the mark and, where the store tells, its version.
+func (a *Admin) mark(ctx context.Context, key string) ([]byte, string, error) {
+	if r, ok := a.Store.(Replacer); ok {
+		return r.GetVersion(ctx, key)
+	}
+	raw, err := a.Store.Get(ctx, key)
+	return raw, "", err
+}
+
+func (a *Admin) replaceMark(ctx context.Context, key string, data []byte, version string) error {
+	if r, ok := a.Store.(Replacer); ok {
+		if err := r.Replace(ctx, key, data, version); !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
+	}
+	return a.Store.Put(ctx, key, data)
 }

@@ -28,6 +28,8 @@ type Caps struct {
 	Signs bool
 	// PutHeaders must be sent with a PUT to a signed URL.
 	PutHeaders http.Header
+	// NoReplace: the store cannot replace on a condition, and says so.
+	NoReplace bool
 	// Vanish takes the whole bucket away from under b; nil when it cannot be
 	// done. The bucket is not used afterwards.
 	Vanish func(t *testing.T, b *bucket.Bucket)
@@ -41,7 +43,7 @@ type test struct {
 // Run runs the suite. open returns a bucket that is empty and that nobody else
 // writes to; it is called once for each case.
 func Run(t *testing.T, open func(t *testing.T) *bucket.Bucket, caps Caps) {
-	for _, c := range slices.Concat(reading, writing, listing, failing) {
+	for _, c := range slices.Concat(reading, writing, replacing, listing, failing) {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open(t), caps) })
 	}
 }
@@ -77,7 +79,7 @@ func is(t *testing.T, err, class error) {
 	if !errors.Is(err, class) {
 		t.Fatalf("got error %v, want one that wraps %v", err, class)
 	}
-	for _, other := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrPermission, fs.ErrInvalid, bucket.ErrNoBucket, bucket.ErrUnavailable, errors.ErrUnsupported} {
+	for _, other := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrPermission, fs.ErrInvalid, bucket.ErrNoBucket, bucket.ErrUnavailable, bucket.ErrChanged, errors.ErrUnsupported} {
 		if !errors.Is(class, other) && errors.Is(err, other) {
 			t.Fatalf("error %v wraps %v and also %v", err, class, other)
 		}

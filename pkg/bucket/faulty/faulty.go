@@ -29,7 +29,7 @@ const (
 	// gets lost. A listing breaks off after its first page.
 	Lose
 	// Tear does half of it. Get and GetRange return the first half of the
-	// bytes and no error; Put and PutNew leave half an object behind and fail;
+	// bytes and no error; Put, PutNew and Replace leave half an object behind and fail;
 	// a listing brings half of its first page and then fails.
 	Tear
 	// Slow only delays.
@@ -267,6 +267,29 @@ func (s *store) Put(ctx context.Context, key string, data []byte, onlyNew bool) 
 		data = data[:len(data)/2]
 	}
 	err = s.Store.Put(ctx, key, data, onlyNew)
+	if err == nil && (fault.Kind == Tear || fault.Kind == Lose) {
+		return fault.Err
+	}
+	return err
+}
+
+func (s *store) GetVersion(ctx context.Context, key string) (data []byte, version string, err error) {
+	data, err = s.read(ctx, bucket.Get, key, func() (data []byte, err error) {
+		data, version, err = s.Store.GetVersion(ctx, key)
+		return data, err
+	})
+	return data, version, err
+}
+
+func (s *store) Replace(ctx context.Context, key string, data []byte, version string) error {
+	fault, err := s.faults.strike(ctx, bucket.Replace, key)
+	if err != nil {
+		return err
+	}
+	if fault.Kind == Tear {
+		data = data[:len(data)/2]
+	}
+	err = s.Store.Replace(ctx, key, data, version)
 	if err == nil && (fault.Kind == Tear || fault.Kind == Lose) {
 		return fault.Err
 	}
