@@ -8,7 +8,6 @@ import (
 
 	"github.com/tidwall/btree"
 
-	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/regions"
@@ -124,12 +123,40 @@ func (s *State) load(v *SavedView) {
 	}
 	if v.Tables != nil {
 		s.adopt(v)
+		return
 	}
 	for _, row := range v.Placements {
 		if r := s.regions[row.Region]; r != nil && row.Root != "" {
 			s.seatSaved(r, row)
 		}
 	}
+	s.loadOwners(v)
+	for _, row := range v.RestorePoints {
+		if r := s.regions[row.Region]; r != nil {
+			s.b.SetRestorePoint(row)
+			s.place(r, s.savedPoint(row))
+		}
+	}
+	for _, row := range v.Findings {
+		if r := s.regions[row.Region]; r != nil {
+			s.b.SetFinding(row)
+			if row.Code == conflictCode {
+				k := s.keep(r, row.Root)
+				k.conflicts = append(k.conflicts, row.Object)
+				continue
+			}
+			s.place(r, savedFinding(row))
+		}
+	}
+	for _, row := range v.Registrations {
+		if r := s.regions[row.Region]; r != nil {
+			s.place(r, &said{key: factKey{catalog.FactRegistration, row.ID}, registration: &row.Registration})
+		}
+	}
+	s.loadLeases(v)
+}
+
+func (s *State) loadOwners(v *SavedView) {
 	for _, row := range v.Owners {
 		if r := s.regions[row.Region]; r != nil && row.Root != "" {
 			if st := s.seatAt(r, row.Root); st != nil {
@@ -138,108 +165,25 @@ func (s *State) load(v *SavedView) {
 			s.b.SetOwner(row)
 		}
 	}
-	for _, row := range v.RestorePoints {
-		if r := s.regions[row.Region]; r != nil {
-			s.b.SetRestorePoint(row)
-			// It was heard before this life began, as long ago as it says.
-			since := -max(0, s.wall.Sub(row.ObservedAt))
-			s.place(r, &said{key: factKey{catalog.FactRestorePoint, catalog.RestorePointKey(row.Root, row.ID)}, restore: row, since: since})
-			if row.State == catalog.RestoreVerified && v.Tables != nil {
-				s.remind(r, row.Root, max(since+verifiedFor, 1))
-			}
-		}
-	}
-	for _, row := range v.Findings {
-		r := s.regions[row.Region]
-		if r == nil {
-			continue
-		}
-		s.b.SetFinding(row)
-		if row.Code == conflictCode {
-			k := s.keep(r, row.Root)
-			k.conflicts = append(k.conflicts, row.Object)
-			continue
-		}
-		s.place(r, &said{key: factKey{catalog.FactFinding, catalog.FindingKey(row.Code, row.Root, row.Object)}, finding: row})
-	}
-	for _, row := range v.Registrations {
-		if r := s.regions[row.Region]; r != nil {
-			s.place(r, &said{key: factKey{catalog.FactRegistration, row.ID}, registration: &row.Registration})
-		}
-	}
-	if v.Tables != nil {
-		clear(s.seats) // saved rows are settled: nothing needs to be looked at again
-	}
+}
+
+func (s *State) loadLeases(v *SavedView) {
 	for _, row := range v.Leases {
 		if r := s.regions[row.Region]; r != nil {
 			s.place(r, &said{key: factKey{catalog.FactLease, row.Key}, lease: &row.Lease})
 		}
 	}
-	if v.Tables != nil {
-		for k := range s.seats { // leases may lapse
-			if slot := s.b.Slot(k.region, k.root); slot != table.None {
-				s.regions[k.region].late = append(s.regions[k.region].late, slot)
-			}
-		}
-		clear(s.seats)
-		clear(s.slates)
-		s.cool()
-	}
 }
 
-// adopt takes the saved placements and slates as they are, and finds those
-// that are more than their rows.
-func (s *State) adopt(v *SavedView) {
-	s.b.Adopt(v.Tables)
-	for region, sum := range s.b.Sums() {
-		if r := s.regions[region]; r != nil {
-			r.copied.digest.Add(sum)
-		}
-	}
-	for _, h := range v.Held {
-		if r := s.regions[h.Region]; r != nil {
-			s.b.Hold(h)
-			r.copied.digest.Add(h.Sum)
-		}
-	}
-	for _, r := range s.regions {
-		r.placements, r.missing = s.b.Count(r.name)
-	}
-	t := s.b.PlacementTable()
-	checkpoints, external := t.Schema().Col("checkpoints"), t.Schema().Col("external")
-	for slot := range s.b.Special() {
-		c, i := t.At(slot)
-		id := t.Ident(slot)
-		r := s.regions[id.Region]
-		if r == nil {
-			continue
-		}
-		points, _ := c.Object(checkpoints, i).([]catalog.Checkpoint)
-		if slices.ContainsFunc(points, func(c catalog.Checkpoint) bool { return c.Name == "" && c.Expires != nil }) {
-			r.late = append(r.late, slot)
-		}
-		borrows, _ := c.Object(external, i).([]catalog.ExternalDB)
-		for _, x := range borrows {
-			parent := strings.Trim(x.Path, "/")
-			if r.pins[parent] == nil {
-				r.pins[parent] = map[string]bool{}
-			}
-			r.pins[parent][id.Root] = true
-		}
-	}
+// savedPoint is a restore point as it was said before this life began, as long
+// ago as its row tells.
+func (s *State) savedPoint(row *catalog.RestorePoint) *said {
+	return &said{key: factKey{catalog.FactRestorePoint, catalog.RestorePointKey(row.Root, row.ID)}, root: row.Root, restore: row,
+		since: -max(0, s.wall.Sub(row.ObservedAt))}
 }
 
-// remind has a placement looked at again at a time.
-func (s *State) remind(r *region, root string, at time.Duration) {
-	slot, k := s.b.Slot(r.name, root), s.keep(r, root)
-	if slot == table.None || k.due != 0 && k.due <= at {
-		return
-	}
-	if k.due != 0 {
-		s.due.Delete(deadline{k.due, slot})
-	}
-	k.due = at
-	s.due.Set(deadline{at, slot})
+func savedFinding(row *catalog.Finding) *said {
+	return &said{key: factKey{catalog.FactFinding, catalog.FindingKey(row.Code, row.Root, row.Object)}, root: row.Root, finding: row}
 }
 
 // seatSaved gives a saved placement its seat.

@@ -171,6 +171,28 @@ func (b *Builder) Release(region string, kind catalog.FactKind, key string) {
 	b.touched[declared] = true
 }
 
+// Beside is what a saved view has beside placements and slates, each in the
+// order of its lists.
+type Beside struct {
+	RestorePoints []*catalog.RestorePoint
+	Findings      []*catalog.Finding
+	Registrations []*Registration
+	Held          []*Held
+}
+
+// LoadBeside puts rows into a builder that has none of their kinds; they belong
+// to it from now on. No watcher is told: what was watched before is watched
+// anew. Placements and slates may be read meanwhile.
+func (b *Builder) LoadBeside(rows *Beside) {
+	b.restore.load(rows.RestorePoints)
+	b.findings.load(rows.Findings)
+	b.registrations.load(rows.Registrations)
+	for _, h := range rows.Held {
+		b.held.Load(h)
+	}
+	b.dirty, b.touched[RestorePoints], b.touched[Findings], b.touched[declared] = true, true, true, true
+}
+
 // HeldIn lists what is counted of a region beside its placements. Nothing may
 // be set meanwhile.
 func (b *Builder) HeldIn(region string) iter.Seq[*Held] {

@@ -79,6 +79,16 @@ func (t *rows[T]) set(r *T) {
 	t.list.Set(r)
 }
 
+// load is set for many rows in the order of lists, when there are none yet.
+func (t *rows[T]) load(rows []*T) {
+	for _, r := range rows {
+		if old, had := t.keys.Load(r); had && (t.less(old, r) || t.less(r, old)) {
+			t.list.Delete(old)
+		}
+		t.list.Load(r)
+	}
+}
+
 func (t *rows[T]) remove(probe *T) (*T, bool) {
 	old, had := t.keys.Delete(probe)
 	if had {
