@@ -146,7 +146,7 @@ func (v *verification) run() error {
 	if !head.Manifest.Initialized {
 		v.found(Finding{
 			Code: Uninitialized, Object: ManifestKey(v.root, head.ID), What: ErrUninitialized.Error(),
-			Who: "readers, which cannot open it; a writer can, and what it is missing stays missing", Cure: "finish the clone, or delete it",
+			Who: "readers, which cannot open it; a writer can, and what it is missing stays missing", Cure: "make the clone once more, which finishes it (`quarry slatedb clone` of the same two), or delete it",
 		})
 	}
 	o := LookOptions{Head: head, WALStore: v.opts.WALStore, InUse: v.opts.InUse, Now: v.opts.Now}
