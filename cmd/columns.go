@@ -18,6 +18,8 @@ type resource struct {
 	cells   func(raw json.RawMessage, wide bool) ([]string, error)
 	id      func(raw json.RawMessage) (string, error)
 	empty   string
+	// shown are the fields that the narrow table reads; empty: any.
+	shown string
 }
 
 type column[T any] struct {
@@ -69,6 +71,13 @@ func kindOfRow[T any](name string, aliases []string, id func(*T) string, empty s
 	}
 }
 
+// reading says which fields are enough for the table when it is not wide: what
+// a slate is in each region, with all its readers, is most of its row.
+func (r resource) reading(fields string) resource {
+	r.shown = fields
+	return r
+}
+
 // resources are all kinds of rows `get` knows.
 var resources = []resource{
 	kindOfRow("slates", []string{"slate", "sl"}, func(s *catalog.Slate) string { return s.Name },
@@ -85,7 +94,7 @@ var resources = []resource{
 		column[catalog.Slate]{head: "SEEN", cell: func(s *catalog.Slate) string { return age(s.ObservedAt) }},
 		column[catalog.Slate]{head: "LABELS", wide: true, cell: func(s *catalog.Slate) string { return strings.TrimSpace(labelText(s.Labels)) }},
 		column[catalog.Slate]{head: "LINEAGES", wide: true, cell: func(s *catalog.Slate) string { return strings.Join(s.Lineages, ",") }},
-	),
+	).reading("name,kind,state,regions,owner,registered,where.kind,where.writer_epoch,readers,restore_points,bytes,observed_at"),
 	kindOfRow("placements", []string{"placement", "pl"}, func(p *catalog.Placement) string { return p.Region + "/" + p.Root },
 		"No placements. Is an agent connected? See `quarry get regions`.",
 		column[catalog.Placement]{head: "REGION", cell: func(p *catalog.Placement) string { return p.Region }},

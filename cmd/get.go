@@ -211,7 +211,11 @@ func (a *app) listRows(ctx context.Context, cl *apiclient.Client, r resource, f 
 	if a.output == "json" || a.output == "name" {
 		return a.streamRows(ctx, cl, r, f.query(), f.limit)
 	}
-	answer, err := a.list(ctx, cl, r.name, f.query(), f.limit)
+	q := f.query()
+	if a.output == "table" && q.Fields == "" {
+		q.Fields = r.shown
+	}
+	answer, err := a.list(ctx, cl, r.name, q, f.limit)
 	if err != nil {
 		return 0, err
 	}
