@@ -75,6 +75,7 @@ func resources() []*resource {
 	restorePoints := query.TypeOf[catalog.RestorePoint](view.RestorePoints, values, "slate", "region", "root", "id")
 	placements := query.TypeOf[catalog.Placement](view.Placements, values, "slate", "region", "root")
 	restorePoints.Default = "slate, region, position desc"
+	texts := new(query.Sketches) // of placements
 	return []*resource{
 		{
 			name: view.Regions, one: "region", region: "name", doc: "The region set: every region the hub expects, heard or not.",
@@ -92,20 +93,20 @@ func resources() []*resource {
 		{
 			name: view.Slates, one: "slate", doc: "The logical databases: all placements of one name.",
 			typ:     query.TypeOf[catalog.Slate](view.Slates, values, "name"),
-			columns: slatesIn(placements),
+			columns: slatesIn(placements, texts),
 			get:     func(v *view.View, name string) any { return found(v.Slate(name)) },
 			key:     func(row any) string { return row.(*catalog.Slate).Name },
 		},
 		{
 			name: view.Placements, one: "placement", region: "region", doc: "Slates' presences in regions, with everything seen there.",
 			typ:     placements,
-			columns: func(v *view.View) query.Source { return query.Source{Table: v.PlacementTable()} },
+			columns: func(v *view.View) query.Source { return query.Source{Table: v.PlacementTable(), Sketches: texts} },
 			key:     func(row any) string { r := row.(*catalog.Placement); return view.PlacementKey(r.Region, r.Root) },
 		},
 		{
 			name: view.Owners, one: "owner", region: "region", doc: "Who is responsible for what, as declared, and what the store shows of the writer.",
 			typ:     query.TypeOf[catalog.OwnerRow](view.Owners, values, "slate", "region", "root"),
-			columns: ownersIn,
+			columns: ownersIn(texts),
 			key:     func(row any) string { r := row.(*catalog.OwnerRow); return view.PlacementKey(r.Region, r.Root) },
 		},
 		{
@@ -167,13 +168,14 @@ func sourceOf(res *resource, v *view.View) query.Source {
 
 // slatesIn reads slates from columns; what the store shows of them in each
 // region is what their placements say.
-func slatesIn(placements *query.Type) func(v *view.View) query.Source {
+func slatesIn(placements *query.Type, texts *query.Sketches) func(v *view.View) query.Source {
+	own := new(query.Sketches)
 	return func(v *view.View) query.Source {
-		of := query.Through{Table: v.PlacementTable(), Type: placements, Slot: slateSlot}
+		of := query.Through{Table: v.PlacementTable(), Type: placements, Slot: slateSlot, Sketches: texts}
 		lineage := of
 		lineage.Text = "lineage"
 		return query.Source{
-			Table: v.SlateTable(), Fill: func(row any) { v.FillSlate(row.(*catalog.Slate)) },
+			Table: v.SlateTable(), Fill: func(row any) { v.FillSlate(row.(*catalog.Slate)) }, Sketches: own,
 			Through: map[string]query.Through{"where": of, "lineages": lineage},
 		}
 	}
@@ -181,14 +183,16 @@ func slatesIn(placements *query.Type) func(v *view.View) query.Source {
 
 // ownersIn reads owners' rows from the placements' columns, and those of roots
 // where no database was seen.
-func ownersIn(v *view.View) query.Source {
-	t := v.PlacementTable()
-	return query.Source{
-		Table: t, Columns: map[string]string{"declared": "registered", "moved_at": movedAt},
-		Row: func(s table.Slot) any {
-			id := t.Ident(s)
-			return v.Row(view.Owners, view.PlacementKey(id.Region, id.Root))
-		},
-		Extra: func(*query.Filter) iter.Seq[any] { return anyRow(v.Declared()) },
+func ownersIn(texts *query.Sketches) func(v *view.View) query.Source {
+	return func(v *view.View) query.Source {
+		t := v.PlacementTable()
+		return query.Source{
+			Table: t, Columns: map[string]string{"declared": "registered", "moved_at": movedAt}, Sketches: texts,
+			Row: func(s table.Slot) any {
+				id := t.Ident(s)
+				return v.Row(view.Owners, view.PlacementKey(id.Region, id.Root))
+			},
+			Extra: func(*query.Filter) iter.Seq[any] { return anyRow(v.Declared()) },
+		}
 	}
 }

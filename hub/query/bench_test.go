@@ -83,14 +83,19 @@ func ownersOf(v *view.View) query.Source {
 	}
 }
 
-func placementsOf(v *view.View) query.Source { return query.Source{Table: v.PlacementTable()} }
+// Those of whatever fleet a test has at the moment.
+var placementTexts, slateTexts query.Sketches
+
+func placementsOf(v *view.View) query.Source {
+	return query.Source{Table: v.PlacementTable(), Sketches: &placementTexts}
+}
 
 func slatesOf(v *view.View) query.Source {
 	return query.Source{
-		Table: v.SlateTable(), Fill: func(row any) { v.FillSlate(row.(*catalog.Slate)) },
+		Table: v.SlateTable(), Fill: func(row any) { v.FillSlate(row.(*catalog.Slate)) }, Sketches: &slateTexts,
 		Through: map[string]query.Through{
-			"where":    {Table: v.PlacementTable(), Type: theTypes.placements, Slot: "hidden.slate"},
-			"lineages": {Table: v.PlacementTable(), Type: theTypes.placements, Slot: "hidden.slate", Text: "lineage"},
+			"where":    {Table: v.PlacementTable(), Type: theTypes.placements, Slot: "hidden.slate", Sketches: &placementTexts},
+			"lineages": {Table: v.PlacementTable(), Type: theTypes.placements, Slot: "hidden.slate", Text: "lineage", Sketches: &placementTexts},
 		},
 	}
 }
@@ -147,6 +152,8 @@ func BenchmarkQueries(b *testing.B) {
 		{"no name contains", false, `slate:"nowhere"`, "", 0},
 		{"any text", false, `"nowhere"`, "", 0},
 		{"any text, some", false, `"0012345"`, "", 0},
+		{"any text of two letters", false, `"zq"`, "", 0},
+		{"name with stars", false, `slate = "*7*7*7*7*7*7"`, "", 0},
 		{"age", false, `observed_at < now-59m`, "observed_at", 0},
 		{"no age", false, `observed_at < now-2h`, "", 0},
 		{"readers.name", false, `readers.name = "reader-40"`, "", 0},

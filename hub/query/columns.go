@@ -30,10 +30,17 @@ type scan struct {
 	texts  [table.ChunkRows]string // texts of the chunk
 	cover  bool                    // some class shows what its rows do not store
 	warmed uint64                  // means nothing; see [warmer]
+	// texted are the columns that [Sketches] cover, sketched is how many were
+	// made.
+	texted   []int
+	sketched int
 }
 
 func newScan(src *Source, typ *Type, now time.Time) *scan {
 	x := &scan{src: src, t: src.Table, typ: typ, now: now, one: reflect.New(typ.row).Elem(), cols: src.Table.Schema().Columns()}
+	if src.Sketches != nil {
+		x.texted = textColumns(x.cols)
+	}
 	for id := range x.t.Classes() {
 		x.cover = x.cover || x.t.Class(uint32(id)).Covered()
 	}
@@ -273,7 +280,7 @@ func (x *scan) restrict(r *restriction) clause {
 	case info.Kind == table.Object:
 		return x.byObject(f, col, test)
 	case single && (info.Kind == table.Name || info.Kind == table.Text):
-		return x.byText(f, col, textTest(r, f), test)
+		return x.byText(f, col, textTest(r, f), test, needleFor(r))
 	case single:
 		return x.byNumber(r, f, col, test)
 	}

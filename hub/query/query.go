@@ -61,6 +61,8 @@ type Source struct {
 	// Through says where fields are found that no column has. A field that is
 	// neither here nor there costs a whole row each time it is compared.
 	Through map[string]Through
+	// Sketches make searches for texts in Table fast; nil: none are kept.
+	Sketches *Sketches
 	// Extra yields a few rows more that the table does not have.
 	Extra func(f *Filter) iter.Seq[any]
 

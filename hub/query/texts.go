@@ -14,16 +14,25 @@ type textStep struct {
 	accept func(string) bool
 	empty  bool // what holds of a text without anything in it
 	covers []uint8
+	needle needle // what a text must have; nil: any may do
 }
 
-func (x *scan) byText(f *Field, col int, accept func(string) bool, test pred) clause {
-	s := &textStep{col: col, part: -1, accept: accept, empty: accept("")}
+func (x *scan) byText(f *Field, col int, accept func(string) bool, test pred, n needle) clause {
+	s := &textStep{col: col, part: -1, accept: accept, empty: accept(""), needle: n}
 	if x.cols[col].Kind == table.Name {
 		s.part = x.typ.keyPart(f)
 	} else {
 		s.covers = x.covers(f, col, test)
 	}
-	return clause{cost: 20, step: s}
+	return clause{cost: x.textCost(20, n), step: s}
+}
+
+// textCost is what looking for a text costs when sketches help.
+func (x *scan) textCost(cost int, n needle) int {
+	if len(n) > 1 && x.src.Sketches != nil {
+		return cost / 4
+	}
+	return cost
 }
 
 func (s *textStep) warm(c *table.Chunk) (n uint64) {
@@ -44,6 +53,9 @@ func (s *textStep) warm(c *table.Chunk) (n uint64) {
 }
 
 func (s *textStep) mask(x *scan, in table.Mask) (is table.Mask) {
+	if !x.mayHave(s.needle, dense(in)) {
+		return x.covering(s.covers, in, 0)
+	}
 	texts := s.read(x, in)
 	if texts == nil {
 		if s.empty {

@@ -2,6 +2,7 @@ package query
 
 import (
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/quarry-db/quarry/hub/table"
@@ -17,6 +18,8 @@ type Through struct {
 	// Slot, when not empty, is a Number column of Table that says where the row
 	// lies that the element is of; wrong and missing numbers do no harm.
 	Slot string
+	// Sketches are those of Table; nil: none.
+	Sketches *Sketches
 }
 
 // throughStep holds of the rows that some row of the other table is of which
@@ -32,7 +35,7 @@ type throughStep struct {
 
 // through compiles a comparison with what is in another table.
 func (x *scan) through(th Through, r *restriction) clause {
-	y := newScan(&Source{Table: th.Table}, th.Type, x.now)
+	y := newScan(&Source{Table: th.Table, Sketches: th.Sketches}, th.Type, x.now)
 	s := &throughStep{other: y, hint: -1}
 	if col, ok := th.Table.Schema().Column(th.Slot); ok {
 		s.hint = col
@@ -50,21 +53,24 @@ func (x *scan) through(th Through, r *restriction) clause {
 	default:
 		f := th.Type.byName[th.Text]
 		accept := func(s string) bool { return s != "" }
+		var n needle
 		if !there && !null {
+			// An element is equal or it is not, whatever stands between.
+			n = needleOf(newPattern(r.arg).parts...)
 			equal, err := acceptsText(f, "=", r, f.Name)
 			if err != nil {
 				panic("query: a filter that was compiled does not compile: " + err.Error())
 			}
 			accept = func(s string) bool { return s != "" && equal(s) }
 		}
-		c := y.textOf(f, accept)
+		c := y.textOf(f, accept, n)
 		s.want, s.not = &c, null && r.op == "="
 	}
 	return clause{cost: 300, step: s}
 }
 
 // textOf compiles a test of one text field.
-func (x *scan) textOf(f *Field, accept func(string) bool) clause {
+func (x *scan) textOf(f *Field, accept func(string) bool, n needle) clause {
 	col, _ := x.column(f)
 	test := func(v reflect.Value, _ time.Time) bool { return accept(f.in(v).String()) }
 	switch x.cols[col].Kind {
@@ -73,7 +79,7 @@ func (x *scan) textOf(f *Field, accept func(string) bool) clause {
 	case table.Symbol:
 		return x.bySymbol(f, col, test)
 	}
-	return x.byText(f, col, accept, test)
+	return x.byText(f, col, accept, test, n)
 }
 
 func (s *throughStep) mask(x *scan, in table.Mask) (is table.Mask) {
@@ -138,6 +144,7 @@ func (s *throughStep) all(x *scan) {
 func (x *scan) contains(text string) clause {
 	has := holds(unescape(text))
 	whole := x.typ.contains(text)
+	needle := needleOf(strings.ToLower(unescape(text)))
 	var parts []clause
 	var own containsStep
 	for _, f := range x.typ.Fields {
@@ -150,8 +157,8 @@ func (x *scan) contains(text string) clause {
 			if !ok {
 				return clause{cost: 5000, step: rowStep{whole}}
 			}
-			y := newScan(&Source{Table: th.Table}, th.Type, x.now)
-			c := y.textOf(th.Type.byName[th.Text], func(s string) bool { return s != "" && has(s) })
+			y := newScan(&Source{Table: th.Table, Sketches: th.Sketches}, th.Type, x.now)
+			c := y.textOf(th.Type.byName[th.Text], func(s string) bool { return s != "" && has(s) }, needle)
 			s := &throughStep{other: y, want: &c, hint: -1}
 			if col, ok := th.Table.Schema().Column(th.Slot); ok {
 				s.hint = col
@@ -168,22 +175,23 @@ func (x *scan) contains(text string) clause {
 			parts = append(parts, x.byObject(f, col, whole))
 		default:
 			if covers := x.covers(f, col, whole); covers != nil || info.Covered {
-				parts = append(parts, x.byText(f, col, has, whole))
+				parts = append(parts, x.byText(f, col, has, whole, needle))
 				continue
 			}
-			own.texts = append(own.texts, x.byText(f, col, has, whole).step.(*textStep))
+			own.texts = append(own.texts, x.byText(f, col, has, whole, needle).step.(*textStep))
 		}
 	}
-	own.has = has
-	return anyClause(append(parts, clause{cost: 100, step: &own}))
+	own.has, own.needle = has, needle
+	return anyClause(append(parts, clause{cost: x.textCost(100, needle), step: &own}))
 }
 
 // containsStep searches several texts of a row. The next is often the one
 // before, as a root is its slate's name.
 type containsStep struct {
-	texts []*textStep
-	has   func(string) bool
-	last  [table.ChunkRows]string
+	texts  []*textStep
+	has    func(string) bool
+	needle needle
+	last   [table.ChunkRows]string
 }
 
 func (s *containsStep) warm(c *table.Chunk) (n uint64) {
@@ -196,6 +204,9 @@ func (s *containsStep) warm(c *table.Chunk) (n uint64) {
 func (s *containsStep) mask(x *scan, in table.Mask) (is table.Mask) {
 	if s.has("") {
 		return in
+	}
+	if !x.mayHave(s.needle, dense(in)) {
+		return 0
 	}
 	clear(s.last[:])
 	for _, t := range s.texts {
