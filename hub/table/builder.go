@@ -19,8 +19,9 @@ type Builder[T any] struct {
 	touched uint64 // orders that changed since, by bit; see touch
 	freed   []Slot
 	classOf map[string]uint32
+	bare    []uint32 // classes without rows; some may have got rows again
 	symbols []map[string]uint32
-	cover   func(*Class) map[int]Value
+	cover   func(c, old *Class) map[int]Value
 	key     []byte
 	traits  []Value
 }

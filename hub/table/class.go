@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// Classes is how many classes there have been; those without rows count 0.
+// Classes is how many ids of classes there are: as many as ever had rows at
+// once. A class without rows counts 0, and its id is another class's later.
 func (t *Table) Classes() int { return t.kinds }
 
 // Class is the class with that id.
@@ -18,6 +19,8 @@ type Class struct {
 	schema *Schema
 	ID     uint32
 	Count  uint64  // rows
+	bare   bool    // it is among the builder's classes without rows
+	key    string  // the traits
 	stored []Value // by trait
 	covers []cover
 	sums   []sum
@@ -114,16 +117,33 @@ func (b *Builder[T]) class(traits []Value) uint32 {
 		return id
 	}
 	sc := b.t.schema
-	id := uint32(b.t.kinds)
-	b.classOf[string(key)] = id
-	c := &Class{gen: b.gen, schema: sc, ID: id, stored: slices.Clone(traits), sums: make([]sum, len(sc.sums))}
+	id, old := b.classRoom()
+	if old != nil {
+		delete(b.classOf, old.key)
+	}
+	c := &Class{gen: b.gen, schema: sc, ID: id, key: string(key), stored: slices.Clone(traits), sums: make([]sum, len(sc.sums))}
+	b.classOf[c.key] = id
 	if b.cover != nil {
-		c.covers = covers(b.cover(c))
+		c.covers = covers(b.cover(c, old))
 	}
 	b.shared = false
-	*b.t.classes.mine(b.gen, b.t.kinds) = c
-	b.t.kinds++
+	*b.t.classes.mine(b.gen, int(id)) = c
 	return id
+}
+
+// classRoom is the id of a class to be, and the class without rows that had it
+// before; nil: none.
+func (b *Builder[T]) classRoom() (uint32, *Class) {
+	for n := len(b.bare); n > 0; n = len(b.bare) {
+		id := b.bare[n-1]
+		b.bare = b.bare[:n-1]
+		c := b.t.Class(id)
+		if b.classMine(id).bare = false; c.Count == 0 {
+			return id, c
+		}
+	}
+	b.t.kinds++
+	return uint32(b.t.kinds - 1), nil
 }
 
 // classMine gives a class that may be changed.
@@ -150,6 +170,10 @@ func (b *Builder[T]) count(id uint32, c *Chunk, i int, by uint64) {
 			class.sums[k].unknown += by
 		}
 	}
+	if class.Count == 0 && !class.bare {
+		class.bare = true
+		b.bare = append(b.bare, id)
+	}
 }
 
 func covers(m map[int]Value) []cover {
@@ -163,8 +187,10 @@ func covers(m map[int]Value) []cover {
 
 // Cover says what the rows of each class show instead of what they store; nil:
 // nothing else. It is asked now for all classes and later for each new one, so
-// it must go by the class alone. It costs by the number of classes.
-func (b *Builder[T]) Cover(f func(*Class) map[int]Value) {
+// it must go by the class alone. A new class may have the id of one without
+// rows, old, which is no more then; nil: there was none. It costs by the number
+// of classes.
+func (b *Builder[T]) Cover(f func(c, old *Class) map[int]Value) {
 	b.cover = f
 	for id := range uint32(b.t.kinds) {
 		b.coverClass(id)
@@ -181,7 +207,7 @@ func (b *Builder[T]) CoverAgain(ids []uint32) {
 
 func (b *Builder[T]) coverClass(id uint32) {
 	c := b.t.Class(id)
-	if now := covers(b.cover(c)); !slices.Equal(now, c.covers) {
+	if now := covers(b.cover(c, nil)); !slices.Equal(now, c.covers) {
 		b.classMine(id).covers = now
 	}
 }

@@ -151,6 +151,12 @@ func Read[T any](s *Schema, from io.Reader) (*Builder[T], error) {
 	if err := b.readOrders(in); err != nil {
 		return nil, err
 	}
+	for id := range uint32(t.kinds) {
+		if c := t.Class(id); c.Count == 0 {
+			c.bare = true
+			b.bare = append(b.bare, id)
+		}
+	}
 	b.touched = ^uint64(0)
 	for s := t.high - 1; s >= 0; s-- {
 		if c, _ := t.At(Slot(s)); c == nil {

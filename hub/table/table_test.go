@@ -132,7 +132,7 @@ func TestATableIsItsRows(t *testing.T) {
 				}
 			}
 			all := len(stale) > 0
-			b.Cover(func(c *Class) map[int]Value {
+			b.Cover(func(c, _ *Class) map[int]Value {
 				if !all || c.Stored(sc.Col("state")).Text != "live" {
 					return nil
 				}

@@ -306,15 +306,25 @@ func (b *Builder) StaleRegion(region string, is bool, why string, since time.Tim
 	b.slated.add(b.seq+1, all, b.maxChanges)
 }
 
+// forget takes a class out of those that a region's rows have.
+func forget(in map[string][]uint32, region string, id uint32) {
+	if in[region] = slices.DeleteFunc(in[region], func(x uint32) bool { return x == id }); len(in[region]) == 0 {
+		delete(in, region)
+	}
+}
+
 // cover makes classes of rows show which regions are stale, and remembers
 // which classes a region's rows have.
 func (b *Builder) cover() {
 	b.placedIn, b.slatedIn = map[string][]uint32{}, map[string][]uint32{}
 	known := uint32(0)
-	b.pb.Cover(func(c *table.Class) map[int]table.Value {
+	b.pb.Cover(func(c, old *table.Class) map[int]table.Value {
 		region := c.Stored(col.region).Text
-		if c.ID >= known { // the first time
-			known = c.ID + 1
+		if old != nil {
+			forget(b.placedIn, old.Stored(col.region).Text, c.ID)
+		}
+		if c.ID >= known || old != nil { // the first time
+			known = max(known, c.ID+1)
 			b.placedIn[region] = append(b.placedIn[region], c.ID)
 		}
 		s, is := b.stale[region]
@@ -327,10 +337,15 @@ func (b *Builder) cover() {
 		}
 	})
 	knownSlates := uint32(0)
-	b.sb.Cover(func(c *table.Class) map[int]table.Value {
+	b.sb.Cover(func(c, old *table.Class) map[int]table.Value {
 		regions := table.List(c.Stored(slateCol.regions))
-		if c.ID >= knownSlates {
-			knownSlates = c.ID + 1
+		if old != nil {
+			for _, r := range table.List(old.Stored(slateCol.regions)) {
+				forget(b.slatedIn, r, c.ID)
+			}
+		}
+		if c.ID >= knownSlates || old != nil {
+			knownSlates = max(knownSlates, c.ID+1)
 			for _, r := range regions {
 				b.slatedIn[r] = append(b.slatedIn[r], c.ID)
 			}
