@@ -260,3 +260,30 @@ func BenchmarkTenThousandSlates(b *testing.B) {
 		b.ReportMetric(DefaultBudget, "budget/h")
 	}
 }
+
+// A database whose manifests move and whose WAL does not is not asked for its
+// WAL at every look; one whose WAL begins to move is asked at every look again.
+func TestAQuestionThatIsAlwaysDeniedRests(t *testing.T) {
+	var r rests
+	count := func(looks int, answer bool) (asked, longest int) {
+		rest := 0
+		for range looks {
+			if rest++; r.due() {
+				asked++
+				longest, rest = max(longest, rest), 0
+				r.answered(answer)
+			}
+		}
+		return asked, longest
+	}
+	if asked, _ := count(quietAfter, false); asked != quietAfter {
+		t.Errorf("asked %d times in the first %d looks", asked, quietAfter)
+	}
+	if asked, longest := count(1000, false); asked > 120 || longest > quietAfter {
+		t.Errorf("denied: asked %d times in 1000 looks, once after %d", asked, longest)
+	}
+	count(quietAfter, true)
+	if asked, longest := count(100, true); asked != 100 || longest != 1 {
+		t.Errorf("granted: asked %d times in 100 looks, once after %d", asked, longest)
+	}
+}

@@ -25,7 +25,9 @@ type database struct {
 	pinned bool // a checkpoint pins head, so a collector keeps it when later ones go
 	proven time.Time
 	turn   int
-	wal    tail
+	// asks says when a look at a moving database asks for its WAL.
+	asks rests
+	wal  tail
 
 	care care // upkeep's own, see upkeep.go
 
@@ -34,6 +36,28 @@ type database struct {
 	walNotes  []catalog.Finding
 	movedLast time.Time
 	epoch     uint64 // the compactor's
+}
+
+// rests spaces out a question whose answer has been no for a while: after ten
+// in a row it rests for one look, then for two, up to nine. The zero value asks
+// at every look.
+type rests struct{ misses, rest uint8 }
+
+func (r *rests) due() bool {
+	if r.rest == 0 {
+		return true
+	}
+	r.rest--
+	return false
+}
+
+func (r *rests) answered(yes bool) {
+	if yes {
+		*r = rests{}
+		return
+	}
+	r.misses = min(r.misses+1, 2*quietAfter-1)
+	r.rest = r.misses - min(r.misses, quietAfter)
 }
 
 // headMark is what of a manifest object tells it from every other.
@@ -79,11 +103,15 @@ func (d *database) look(ctx context.Context, quiet bool) (moved bool, err error)
 			return moved, err
 		}
 	}
-	if !quiet || turn == 1 {
+	if quiet {
+		d.asks = rests{}
+	}
+	if !quiet && (d.full || d.asks.due()) || turn == 1 && quiet {
 		grown, err := d.lookForWAL(ctx)
 		if moved = moved || grown; err != nil {
 			return moved, err
 		}
+		d.asks.answered(grown)
 	}
 	// Every tenth miss, or when it is this one's turn.
 	if !quiet && d.misses%10 == 9 || quiet && turn == 2 || time.Since(d.proven) > longestTurn {

@@ -23,6 +23,8 @@ const (
 	atOnce   = 8 // listings in flight
 	// discoveryShare of the budget may go to listing the same folders again.
 	discoveryShare = 0.1
+	// listWeight is how many reads cost as much as a listing, at list prices.
+	listWeight = 12.5
 )
 
 // pass is one discovery: the configured prefixes listed level by level, down
@@ -58,7 +60,7 @@ func (w *Watcher) discoverTask(ctx context.Context) time.Duration {
 	} else {
 		w.discoverEvery = min(max(2*w.discoverEvery, 2*w.o.Poll), 10*w.o.Poll)
 	}
-	dear := time.Duration(float64(p.requests) * 3600 / (w.o.Budget * discoveryShare) * float64(time.Second))
+	dear := time.Duration(float64(p.requests) * listWeight * 3600 / (w.o.Budget * discoveryShare) * float64(time.Second))
 	return max(w.discoverEvery, dear)
 }
 

@@ -53,6 +53,7 @@ type slate struct {
 
 	// The look's own.
 	movedAt  time.Time
+	full     bool // somebody says that it has moved: rest no question
 	failures int32
 	misses   int32
 
@@ -95,6 +96,7 @@ func (s *slate) doLook(ctx context.Context) time.Duration {
 		s.movedAt = time.Now()
 	}
 	hinted := s.hinted.Swap(false)
+	s.full = hinted
 	quiet := !hinted && time.Since(s.movedAt) > quietAfter*s.w.o.Poll
 	moved, err := s.look(ctx, quiet)
 	switch {
