@@ -21,7 +21,7 @@ type pkgInfo struct {
 
 // pure packages reach no I/O and no clock: what they decide can be replayed.
 var pure = []string{
-	"regions", "regions/plan", "pkg/catalog", "hub/state", "hub/table", "hub/view", "hub/query",
+	"regions", "regions/plan", "pkg/catalog", "hub/state", "hub/pack", "hub/table", "hub/view", "hub/query",
 	"pkg/slatedb/manifest", "pkg/slatedb/sst", "pkg/slatedb/wal", "pkg/slatedb/internal/fb", "pkg/opendata",
 }
 

@@ -157,12 +157,15 @@ func (w *Writer) add(f *Form, p unsafe.Pointer) {
 			w.B = append(w.B, 0)
 		}
 	case whole:
-		w.B = binary.AppendVarint(w.B, *(*int64)(p))
+		w.B = binary.AppendVarint(w.B, reflect.NewAt(f.typ, p).Elem().Int())
 	case count:
-		if f.typ.Size() == 1 {
+		switch f.typ.Size() {
+		case 1:
 			w.B = append(w.B, *(*uint8)(p))
-		} else {
+		case 8:
 			w.uvarint(*(*uint64)(p))
+		default:
+			w.uvarint(reflect.NewAt(f.typ, p).Elem().Uint())
 		}
 	case real:
 		w.B = binary.LittleEndian.AppendUint64(w.B, math.Float64bits(*(*float64)(p)))

@@ -106,12 +106,23 @@ func (r *Reader) read(f *Form, p unsafe.Pointer) {
 		}
 		*(*bool)(p) = b == 1
 	case whole:
-		*(*int64)(p) = r.varint()
+		n, v := r.varint(), reflect.NewAt(f.typ, p).Elem()
+		if v.OverflowInt(n) {
+			r.wrong()
+		}
+		v.SetInt(n)
 	case count:
-		if f.typ.Size() == 1 {
+		switch f.typ.Size() {
+		case 1:
 			*(*uint8)(p) = r.byte()
-		} else {
+		case 8:
 			*(*uint64)(p) = r.Uvarint()
+		default: // of a machine with shorter words
+			n, v := r.Uvarint(), reflect.NewAt(f.typ, p).Elem()
+			if v.OverflowUint(n) {
+				r.wrong()
+			}
+			v.SetUint(n)
 		}
 	case real:
 		if s := r.cut(8); s != "" {

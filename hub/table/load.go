@@ -332,6 +332,9 @@ func (b *Builder[T]) readChunk(k int, r *reading) (*Chunk, error) {
 		if region < 0 {
 			id.Region = cut("")
 		}
+		if s.names[1] < 0 && id.Region != "" || s.names[2] < 0 && id.Root != "" {
+			return nil, errChunk // nobody could ask for it
+		}
 		c.idents[i] = id
 	}
 	for k := range c.rest.texts {
