@@ -11,10 +11,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/quarry-db/quarry/agent/duty"
 	"github.com/quarry-db/quarry/agent/report"
 	"github.com/quarry-db/quarry/agent/watch"
 	"github.com/quarry-db/quarry/pkg/bucket"
@@ -53,8 +55,18 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	w, err := watch.New(b, link{r}, watch.Options{
+	to := link{r, new(atomic.Bool)}
+	var w *watch.Watcher
+	onDuty, err := duty.New(b, duty.Options{
+		Holder: cfg.Cluster + " " + identity(started), Ready: to.identified.Load, Log: log.With("region", cfg.Region),
+		Folded: func(declared map[string]catalog.Registration) { w.TakeCatalog(declared) },
+	})
+	if err != nil {
+		return err
+	}
+	w, err = watch.New(b, to, watch.Options{
 		Region: cfg.Region, Discover: cfg.Discover, Exclude: cfg.Exclude, Poll: cfg.Poll, Budget: perHour, Log: log,
+		Declared: onDuty.Poke,
 	})
 	if err != nil {
 		return err
@@ -72,6 +84,13 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	g.Go(func() error { return r.Run(ctx) })
 	g.Go(func() error { return w.Run(ctx) })
 	g.Go(func() error { settle(ctx, w); return nil })
+	g.Go(func() error {
+		// Who stands by costs the bucket next to nothing, and contends for nothing.
+		if to.Wanted(ctx); ctx.Err() != nil {
+			return nil
+		}
+		return onDuty.Run(ctx)
+	})
 	if port != nil {
 		g.Go(func() error { return port.run(ctx) })
 	}
@@ -88,9 +107,13 @@ func identity(started time.Time) string {
 }
 
 // link is the report as watch knows it.
-type link struct{ *report.Report }
+type link struct {
+	*report.Report
+	identified *atomic.Bool // the bucket says it is this region's, and can be read
+}
 
 func (l link) SetHealth(h watch.Health) {
+	l.identified.Store(h.ReadOK && h.BucketID != "")
 	l.Report.SetHealth(report.Health{
 		ReadOK: h.ReadOK, Reason: h.Reason, CannotKeep: h.CannotKeep,
 		BucketID: h.BucketID, BucketWhy: h.BucketWhy, Spend: h.Spend, Budget: h.Budget,

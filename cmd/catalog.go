@@ -25,7 +25,7 @@ func newCatalog(a *app) *cobra.Command {
 		Long: `What owners declare about their slates lies in the region's own bucket. Any process
 may register a slate by dropping one JSON object; these commands do it for you.`,
 	}
-	c.AddCommand(newCatalogList(a), newCatalogRegister(a), newCatalogDeregister(a))
+	c.AddCommand(newCatalogList(a), newCatalogRegister(a), newCatalogDeregister(a), newCatalogDump(a))
 	return c
 }
 

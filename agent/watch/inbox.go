@@ -106,14 +106,51 @@ func (w *Watcher) inboxTask(ctx context.Context) time.Duration {
 }
 
 func (w *Watcher) readInbox(ctx context.Context) (bool, error) {
-	changed, err := w.inbox.read(ctx, w, func(key string, raw []byte, _ time.Time) (dropped, error) {
-		r, err := registrationAt(key, raw)
-		return dropped{registration: &r}, err
-	})
+	before := w.inbox.known
+	changed, err := w.scanInbox(ctx)
+	if err == nil && w.folded(before) {
+		// What is gone is in the catalog by now. Until that is read it is
+		// still declared: absence is never a withdrawal.
+		w.catalogMu.Lock()
+		err = w.refreshCatalog(ctx)
+		w.catalogMu.Unlock()
+		if err != nil {
+			w.inbox.known = before
+			return false, err
+		}
+	}
 	if changed = w.inboxAgain.Swap(false) || changed; changed {
 		w.takeRegistrations()
 	}
 	return changed, err
+}
+
+// scanInbox reads what lies in the inbox, and tells the region's duty.
+func (w *Watcher) scanInbox(ctx context.Context) (bool, error) {
+	changed, err := w.inbox.read(ctx, w, func(key string, raw []byte, _ time.Time) (dropped, error) {
+		r, err := catalog.ReadRegistration(key, raw)
+		return dropped{registration: &r}, err
+	})
+	if err == nil && len(w.inbox.known) > 0 && w.o.Declared != nil {
+		w.o.Declared()
+	}
+	return changed, err
+}
+
+// folded reports whether a declaration that was in the inbox is there no more
+// and not among what is known of the catalog.
+func (w *Watcher) folded(before map[string]dropped) bool {
+	w.pending.Lock()
+	defer w.pending.Unlock()
+	for key, o := range before {
+		if _, still := w.inbox.known[key]; still || o.finding != nil {
+			continue
+		}
+		if _, known := w.fromCatalog[o.registration.ID]; !known {
+			return true
+		}
+	}
+	return false
 }
 
 // takeRegistrations tells the registrations and works out the names.
@@ -138,7 +175,7 @@ func (w *Watcher) takeRegistrations() {
 	}
 	for id := range w.toldRegistrations {
 		if _, still := all[id]; !still {
-			w.to.Withdraw(catalog.FactRegistration, id, "it was removed from the inbox")
+			w.to.Withdraw(catalog.FactRegistration, id, "it is in the inbox no more, nor in the catalog")
 		}
 	}
 	w.toldRegistrations = all

@@ -16,9 +16,6 @@ import (
 	"github.com/quarry-db/quarry/pkg/slatedb"
 )
 
-// catalogPrefix is where the rows of the catalog slate begin.
-var catalogPrefix = []byte("\x51\x01slate/")
-
 // catalogEvery is how many polls lie between two looks at the catalog slate.
 const catalogEvery = 60
 
@@ -33,15 +30,24 @@ type fold struct {
 // only reads: nobody but the region's duty writes there.
 func (w *Watcher) catalogTask(ctx context.Context) time.Duration {
 	const again = catalogEvery
+	w.catalogMu.Lock()
+	defer w.catalogMu.Unlock()
 	if w.catalog.head != nil && !w.catalog.moved(ctx, w.look) {
 		return again * w.o.Poll
 	}
+	_ = w.refreshCatalog(ctx)
+	return again * w.o.Poll
+}
+
+// refreshCatalog reads the catalog slate anew. That there is none is no error:
+// none yet, or it was taken away, and what it said stands. catalogMu is held.
+func (w *Watcher) refreshCatalog(ctx context.Context) error {
 	rows, bad, err := w.readCatalog(ctx)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return again * w.o.Poll // none yet, or it was taken away: what it said stands
+		return nil
 	case err != nil && (bucketWide(err) || ctx.Err() != nil):
-		return again * w.o.Poll
+		return err
 	case err != nil:
 		// What was read before stands; that it is not the newest is told.
 		bad = []catalog.Finding{unreadableRegistration(catalog.CatalogRoot, err)}
@@ -55,7 +61,21 @@ func (w *Watcher) catalogTask(ctx context.Context) time.Duration {
 	w.pending.Unlock()
 	w.inboxAgain.Store(true)
 	w.looks.hurry(w.inboxLook)
-	return again * w.o.Poll
+	return err
+}
+
+// TakeCatalog takes over the declarations of the catalog slate, by id, from
+// the process's own region duty, which has just written them: they need not be
+// read. The map must not be changed any more. It may wait for a reading of the
+// catalog that is under way.
+func (w *Watcher) TakeCatalog(declared map[string]catalog.Registration) {
+	w.catalogMu.Lock()
+	defer w.catalogMu.Unlock()
+	w.pending.Lock()
+	w.fromCatalog = declared
+	w.pending.Unlock()
+	w.inboxAgain.Store(true)
+	w.looks.hurry(w.inboxLook)
 }
 
 // moved asks whether there is a newer manifest or a newer WAL object, and now
@@ -97,16 +117,8 @@ func (w *Watcher) readCatalog(ctx context.Context) (map[string]catalog.Registrat
 // store's.
 func ReadRegistrations(ctx context.Context, b *bucket.Bucket) ([]catalog.Registration, []catalog.Finding, error) {
 	var bad []catalog.Finding
-	all := map[string]catalog.Registration{}
-	r, err := slatedb.OpenReader(ctx, b, catalog.CatalogRoot, slatedb.ReaderOptions{})
-	if err == nil {
-		all, bad, err = registrationsIn(ctx, r)
-	} else if errors.Is(err, fs.ErrNotExist) {
-		err = nil // nobody has made one
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("read the catalog slate: %w", err)
-	}
+	inbox := map[string]catalog.Registration{}
+	// The inbox first: what is folded in meanwhile is in the catalog then.
 	objects, _, err := b.List(ctx, catalog.InboxPrefix)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the inbox: %w", err)
@@ -126,13 +138,26 @@ func ReadRegistrations(ctx context.Context, b *bucket.Bucket) ([]catalog.Registr
 		if err != nil {
 			return nil, nil, err
 		}
-		reg, err := registrationAt(o.Key, raw)
+		reg, err := catalog.ReadRegistration(o.Key, raw)
 		if err != nil {
 			bad = append(bad, unreadableRegistration(o.Key, err))
 			continue
 		}
-		all[reg.ID] = reg
+		inbox[reg.ID] = reg
 	}
+	all := map[string]catalog.Registration{}
+	r, err := slatedb.OpenReader(ctx, b, catalog.CatalogRoot, slatedb.ReaderOptions{})
+	if err == nil {
+		var strange []catalog.Finding
+		all, strange, err = registrationsIn(ctx, r)
+		bad = append(strange, bad...)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil // nobody has made one
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the catalog slate: %w", err)
+	}
+	maps.Copy(all, inbox)
 	return slices.SortedFunc(maps.Values(all), func(a, b catalog.Registration) int { return strings.Compare(a.ID, b.ID) }), bad, nil
 }
 
@@ -141,17 +166,17 @@ func ReadRegistrations(ctx context.Context, b *bucket.Bucket) ([]catalog.Registr
 func registrationsIn(ctx context.Context, r *slatedb.Reader) (map[string]catalog.Registration, []catalog.Finding, error) {
 	all := map[string]catalog.Registration{}
 	var bad []catalog.Finding
-	for e, err := range r.ScanPrefix(ctx, catalogPrefix) {
+	for e, err := range r.ScanPrefix(ctx, []byte(catalog.RowPrefix+"slate/")) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if !strings.HasSuffix(string(e.Key), "/registration") {
+		if !catalog.HoldsDeclaration(string(e.Key[len(catalog.RowPrefix):])) {
 			continue
 		}
 		var id struct{ ID string }
 		reg, err := catalog.Registration{}, json.Unmarshal(e.Value, &id)
 		if err == nil {
-			reg, err = registrationAt(id.ID+".json", e.Value)
+			reg, err = catalog.ReadRegistration(id.ID+".json", e.Value)
 		}
 		if err != nil {
 			bad = append(bad, unreadableRegistration(catalog.CatalogRoot+" "+string(e.Key[2:]), err))
@@ -160,18 +185,6 @@ func registrationsIn(ctx context.Context, r *slatedb.Reader) (map[string]catalog
 		all[reg.ID] = reg
 	}
 	return all, bad, nil
-}
-
-// registrationAt decodes a registration, wherever it lies.
-func registrationAt(key string, raw []byte) (catalog.Registration, error) {
-	r, err := catalog.DecodeRegistration(key, raw)
-	if err != nil {
-		return r, err
-	}
-	if r.Root = strings.Trim(r.Root, "/"); strings.HasPrefix(r.Root+"/", catalog.Prefix) {
-		return r, fmt.Errorf("registration %s: root %q is Quarry's own: %w", key, r.Root, catalog.ErrInvalid)
-	}
-	return r, nil
 }
 
 // fitting refuses what others dropped and nobody has to read.

@@ -77,6 +77,9 @@ type Options struct {
 	Poll    time.Duration // of what moves; 0: DefaultPoll
 	Budget  float64       // requests per hour; 0: DefaultBudget
 	Log     *slog.Logger  // nil: slog.Default()
+	// Declared is called when something lies in the inbox; it must not block.
+	// nil: nobody folds it into the catalog in this process.
+	Declared func()
 }
 
 // Validate checks the options and fills in defaults.
@@ -149,7 +152,8 @@ type Watcher struct {
 	leaseFindings     findings
 	declaredFindings  findings
 	toldRegistrations map[string]catalog.Registration
-	catalog           fold
+	catalog           fold       // under catalogMu
+	catalogMu         sync.Mutex // held while the catalog is read and taken over
 
 	mu         sync.Mutex
 	region     descriptor
@@ -249,9 +253,14 @@ func (w *Watcher) recollect(ctx context.Context) error {
 			return err
 		},
 		func(ctx context.Context) error {
+			// The inbox first: what is folded in meanwhile is in the
+			// catalog then.
+			if _, err := w.scanInbox(ctx); err != nil {
+				return err
+			}
 			w.catalogTask(ctx) // one that cannot be read is told and tried again
-			_, err := w.readInbox(ctx)
-			return err
+			w.takeRegistrations()
+			return nil
 		},
 		w.readLeases,
 	)

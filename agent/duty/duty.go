@@ -1,0 +1,209 @@
+// Package duty holds the region duty: one process for each bucket, however many
+// clusters, writes the catalog slate. It folds what owners dropped into the
+// inbox into rows, and only then removes it. It never decides by a wall clock,
+// and never needs to be the only one to be safe: the catalog's writer epoch
+// fences whoever held the duty before.
+//
+// Begin with [New] and [Duty.Run]; then claim.go (who has it) and keeper.go
+// (what is done with it).
+package duty
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/quarry-db/quarry/pkg/bucket"
+	"github.com/quarry-db/quarry/pkg/catalog"
+)
+
+// The defaults of [Options].
+const (
+	DefaultTTL   = 30 * time.Second
+	DefaultEvery = 5 * time.Second
+)
+
+// Options say how the duty is held. Holder and Ready are needed.
+type Options struct {
+	Holder string // who this process is, for people
+	// TTL is after how long without a beat others take over; 0: DefaultTTL.
+	// All agents of a bucket should have the same.
+	TTL time.Duration
+	// Every is the least time between two batches of the catalog; 0:
+	// DefaultEvery.
+	Every time.Duration
+	// Ready says whether this process may write below .quarry/: that the
+	// bucket is known to be its region's (B10). It must not block.
+	Ready func() bool
+	// Folded is given all declarations of the catalog by id, when the duty
+	// was won and after each batch, before the inbox is emptied; nil: nobody. It may keep the map and must
+	// not change it.
+	Folded func(map[string]catalog.Registration)
+	Log    *slog.Logger // nil: slog.Default()
+}
+
+// Duty contends for the region duty and does it.
+type Duty struct {
+	b    *bucket.Bucket
+	o    Options
+	poke chan struct{}
+	said string // the last complaint
+}
+
+// New makes a duty over the region's bucket. It starts nothing.
+func New(b *bucket.Bucket, o Options) (*Duty, error) {
+	if o.Ready == nil || o.Holder == "" {
+		return nil, errors.New("duty: Holder and Ready are needed")
+	}
+	if o.TTL == 0 {
+		o.TTL = DefaultTTL
+	}
+	if o.Every == 0 {
+		o.Every = DefaultEvery
+	}
+	if o.TTL < 0 || o.Every < 0 {
+		return nil, fmt.Errorf("duty: TTL %v and Every %v must not be negative; 0 is the default", o.TTL, o.Every)
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return &Duty{b: b, o: o, poke: make(chan struct{}, 1)}, nil
+}
+
+// Poke says that something may lie in the inbox. It does not block and may be
+// called by anybody.
+func (d *Duty) Poke() {
+	select {
+	case d.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Run contends for the duty and does it until ctx is over, and returns nil
+// then. What fails is logged and tried again.
+func (d *Duty) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		c, err := d.win(ctx)
+		if err != nil {
+			return nil // ctx is over
+		}
+		d.o.Log.Info("region duty taken", "claim", c.Number)
+		d.serve(ctx, c)
+	}
+	return nil
+}
+
+// wait sleeps, or returns early when poked.
+func (d *Duty) wait(ctx context.Context, t time.Duration, poked <-chan struct{}) error {
+	timer := time.NewTimer(t)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-poked:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
+
+// complain logs what goes wrong, once while it goes wrong in the same way.
+func (d *Duty) complain(what string, err error) {
+	if err == nil || errors.Is(err, context.Canceled) || d.said == what {
+		return
+	}
+	d.said = what
+	d.o.Log.Warn(what, "err", err)
+}
+
+// serve does the duty until it is lost or ctx is over.
+func (d *Duty) serve(ctx context.Context, c claim) {
+	ours, stop := context.WithCancel(ctx)
+	beating := make(chan struct{})
+	go func() {
+		defer close(beating)
+		defer stop()
+		d.renew(ours, c)
+	}()
+	d.clear(ours, c)
+	for ours.Err() == nil {
+		err := d.keep(ours, c)
+		if ours.Err() != nil {
+			break
+		}
+		// Fenced by one that claimed before us and was slow to open: our
+		// claim rules, so we open again. By one that claimed after us: over.
+		if mine, asked := d.rules(ours, c); asked == nil && !mine {
+			break
+		}
+		d.complain("the catalog cannot be written", err)
+		if d.wait(ours, d.o.Every, nil) != nil {
+			break
+		}
+	}
+	stop()
+	<-beating
+	if ctx.Err() != nil {
+		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		_ = d.beat(bye, c, 0, true) // without it the next one waits a TTL
+	}
+}
+
+// renew beats until it no longer may: a higher claim rules, the bucket is no
+// longer known to be ours, or no beat arrived for a TTL.
+func (d *Duty) renew(ctx context.Context, c claim) {
+	last := time.Now()
+	for n := uint64(1); ; n++ {
+		mine, err := d.rules(ctx, c)
+		if err == nil && !mine || !d.o.Ready() {
+			return
+		}
+		if err == nil {
+			err = d.beat(ctx, c, n, false)
+		}
+		if err == nil {
+			last = time.Now()
+		}
+		if time.Since(last) >= d.o.TTL || d.wait(ctx, d.o.TTL/3, nil) != nil {
+			return
+		}
+	}
+}
+
+// keep has the catalog open, and folds, until something fails.
+func (d *Duty) keep(ctx context.Context, c claim) error {
+	k, err := open(ctx, d.b)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		if err := k.w.Close(bye); err != nil {
+			k.w.Abandon()
+		}
+	}()
+	// Opening took its time: whoever claimed meanwhile was just fenced by us.
+	if mine, err := d.rules(ctx, c); err != nil || !mine {
+		return err
+	}
+	k.told = d.o.Folded
+	k.tell()
+	for {
+		_, more, err := k.fold(ctx, c)
+		if err != nil {
+			return err
+		}
+		d.said = ""
+		if err := d.wait(ctx, d.o.Every, nil); err != nil {
+			return err
+		}
+		if more {
+			continue
+		}
+		if err := d.wait(ctx, 5*d.o.Every, d.poke); err != nil {
+			return err
+		}
+	}
+}
