@@ -172,12 +172,13 @@ var resources = []resource{
 	),
 	kindOfRow("findings", []string{"finding", "fi"}, func(f *catalog.Finding) string { return f.Region + "/" + f.Code + "/" + f.Object },
 		"No findings: nothing wrong or dangerous was seen.",
-		column[catalog.Finding]{head: "CODE", cell: func(f *catalog.Finding) string { return f.Code }},
-		column[catalog.Finding]{head: "REGION", cell: func(f *catalog.Finding) string { return f.Region }},
 		column[catalog.Finding]{head: "SLATE", cell: func(f *catalog.Finding) string { return f.Slate }},
+		column[catalog.Finding]{head: "REGION", cell: func(f *catalog.Finding) string { return f.Region }},
+		column[catalog.Finding]{head: "CODE", cell: func(f *catalog.Finding) string { return f.Code }},
 		column[catalog.Finding]{head: "OBJECT", cell: func(f *catalog.Finding) string { return f.Object }},
-		column[catalog.Finding]{head: "WHAT", cell: func(f *catalog.Finding) string { return f.What }},
-		column[catalog.Finding]{head: "CURE", wide: true, cell: func(f *catalog.Finding) string { return f.Cure }},
+		column[catalog.Finding]{head: "WHO IS HURT", cell: func(f *catalog.Finding) string { return f.Who }},
+		column[catalog.Finding]{head: "CURE", cell: func(f *catalog.Finding) string { return f.Cure }},
+		column[catalog.Finding]{head: "WHAT", wide: true, cell: func(f *catalog.Finding) string { return f.What }},
 	),
 }
 

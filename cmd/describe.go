@@ -308,6 +308,9 @@ func (a *app) printFindings(findings []catalog.Finding) {
 			fmt.Fprintf(a.out, "\nfindings\n")
 		}
 		fmt.Fprintf(a.out, "  %s %s %s\n    %s\n", a.colour("31", f.Code), clean(f.Region), clean(f.Object), clean(f.What))
+		if f.Who != "" {
+			fmt.Fprintf(a.out, "    hurts: %s\n", clean(f.Who))
+		}
 		if f.Cure != "" {
 			fmt.Fprintf(a.out, "    cure: %s\n", clean(f.Cure))
 		}

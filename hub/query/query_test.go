@@ -28,6 +28,7 @@ func orders() *catalog.Placement {
 		Labels:     map[string]string{"team": "payments", "app.kubernetes.io/name": "orders"},
 		Readers:    []catalog.Reader{{ID: "c1", Name: "audit", ManifestID: 41}, {ID: "c2", ManifestID: 42, Expires: ptr(now.Add(time.Hour))}},
 		ObservedAt: now.Add(-5 * time.Minute), FirstSeen: now.Add(-24 * time.Hour), RestorePoints: 2,
+		Findings: []catalog.FoundHere{{Code: "wal-hole", Object: "dbs/orders/wal/00000000000000000003.sst"}},
 	}
 	p.Slate, p.Root, p.Kind, p.Seen = "dbs/orders", "dbs/orders", catalog.KindLog, catalog.SeenLive
 	p.ManifestID, p.WriterEpoch = ptr(uint64(42)), ptr(uint64(1<<63+1))
@@ -84,6 +85,9 @@ func TestWhatAFilterMatches(t *testing.T) {
 		{`labels.team = pay*`, true},
 		{`has:labels`, true},
 		{`has:pinned_by`, false},
+		{`has:findings`, true},
+		{`findings.code = "wal-hole"`, true},
+		{`findings.code = "segments-lost"`, false},
 		{`readers:*`, true},
 		{`checkpoints:*`, false},
 		{`checkpoints = null`, true},
@@ -202,6 +206,9 @@ func TestRowsAreTheJSONOfTheirTypes(t *testing.T) {
 		// Lists are never null here; give encoding/json the same lists.
 		if row.Readers == nil {
 			row.Readers = []catalog.Reader{}
+		}
+		if row.Findings == nil {
+			row.Findings = []catalog.FoundHere{}
 		}
 		row.Checkpoints = []catalog.Checkpoint{}
 		row.Contact = "\u2028 <ä> \xff \"quoted\""

@@ -261,6 +261,8 @@ func (s *State) recall(e *catalog.Event, late bool) {
 		s.told[toldKey(r.name, "owner", e.Root)] = e.After
 	case catalog.EventSnapshotIncomplete:
 		s.told[toldKey(r.name, "point\x00"+e.After, e.Root)] = string(catalog.RestoreIncomplete)
+	case catalog.EventFindingGone:
+		s.told[toldKey(r.name, "finding\x00"+e.Before, e.Root)] = ""
 	case catalog.EventFinding:
 		s.told[toldKey(r.name, "finding\x00"+e.After, e.Root)] = "found"
 	}
@@ -276,7 +278,7 @@ func (s *State) recallPresence(r *region, e *catalog.Event) {
 	if st == nil || st.row == nil {
 		row := &catalog.Placement{Region: r.name, ObservedAt: e.Time, FirstSeen: e.Time, StateSince: e.Time, State: catalog.StateLive}
 		row.Slate, row.Root, row.Seen = e.Slate, e.Root, catalog.Seen(e.After)
-		row.Readers, row.Checkpoints = []catalog.Reader{}, []catalog.Checkpoint{}
+		row.Readers, row.Checkpoints, row.Findings = []catalog.Reader{}, []catalog.Checkpoint{}, []catalog.FoundHere{}
 		s.seatSaved(r, row)
 		st = s.seatAt(r, e.Root)
 		st.bare, st.heardOf = true, true

@@ -65,6 +65,9 @@ func (s *State) depart(r *region, st *seat) {
 	}
 	for _, sd := range slices.Clone(st.said) {
 		if sd.leaving {
+			if f := sd.finding; f != nil {
+				s.findingGone(r, f.Code, f.Root, f.Object)
+			}
 			s.unseat(r, sd)
 			delete(s.seats, seatKey{r.name, st.root}) // this very seat is being settled
 		}
@@ -321,9 +324,10 @@ func (s *State) age(st *seat, k *said, rp *catalog.RestorePoint) {
 }
 
 // settleFindings shows what agents found and the registrations in conflict.
-func (s *State) settleFindings(r *region, st *seat, own standing) (n uint64) {
+func (s *State) settleFindings(r *region, st *seat, own standing) []catalog.FoundHere {
+	here := []catalog.FoundHere{}
 	show := func(f catalog.Finding) {
-		n++
+		here = append(here, catalog.FoundHere{Code: f.Code, Object: f.Object})
 		f.Region, f.ObservedAt = r.name, s.wall
 		if st.root != "" {
 			f.Slate = st.slate(own, f.Slate)
@@ -358,11 +362,24 @@ func (s *State) settleFindings(r *region, st *seat, own standing) (n uint64) {
 	}
 	for _, id := range st.conflicts {
 		if !slices.Contains(conflicts, id) {
+			s.findingGone(r, conflictCode, st.root, id)
 			s.b.RemoveFinding(r.name, conflictCode, st.root, id)
 		}
 	}
 	st.conflicts = conflicts
-	return n
+	return here
+}
+
+// findingGone tells that a finding that is shown is no longer so.
+func (s *State) findingGone(r *region, code, root, object string) {
+	f := s.b.Finding(r.name, code, root, object)
+	if f == nil {
+		return
+	}
+	if _, changed := s.say(r, "finding\x00"+code+" "+object, root, "found", ""); changed {
+		s.emit(catalog.Event{Type: catalog.EventFindingGone, Region: r.name, Slate: f.Slate, Root: root,
+			What: fmt.Sprintf("%s of %s is no longer so", code, firstOf(object, root)), Before: code + " " + object})
+	}
 }
 
 // settleOwner shows who is responsible for a root, seen or only registered.

@@ -38,7 +38,14 @@ type Placement struct {
 	FirstSeen             time.Time  `json:"first_seen"`
 	RestorePoints         uint64     `json:"restore_points"`
 	VerifiedRestorePoints uint64     `json:"verified_restore_points"`
-	Findings              uint64     `json:"findings"`
+	// Findings are by code and object; most placements have none.
+	Findings []FoundHere `json:"findings" doc:"What is wrong or dangerous here; the findings of the same code and object say more."`
+}
+
+// FoundHere is a [Finding] as its placement shows it.
+type FoundHere struct {
+	Code   string `json:"code"`
+	Object string `json:"object,omitempty" doc:"Key of the object."`
 }
 
 // Reader is someone who reads a placement, or may.
@@ -203,6 +210,7 @@ const (
 	EventSnapshotIncomplete = "snapshot-incomplete"
 	EventLastSnapshotLost   = "last-snapshot-lost"
 	EventFinding            = "finding"
+	EventFindingGone        = "finding-gone"
 	EventAgentRefused       = "agent-refused"
 )
 

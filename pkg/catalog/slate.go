@@ -161,7 +161,8 @@ type Finding struct {
 	Region     string    `json:"region" doc:"Set by the hub."`
 	Root       string    `json:"root,omitempty"`
 	Object     string    `json:"object,omitempty" doc:"Key of the object."`
-	What       string    `json:"what" doc:"What it is and whom it hurts."`
-	Cure       string    `json:"cure,omitempty"`
+	What       string    `json:"what" doc:"What it is."`
+	Who        string    `json:"who,omitempty" doc:"Who is hurt by it."`
+	Cure       string    `json:"cure,omitempty" doc:"What a person can do."`
 	ObservedAt time.Time `json:"observed_at"`
 }

@@ -202,14 +202,14 @@ func (c *checker) lease(m *quarryv1.Lease) *catalog.Lease {
 func fromFinding(f *catalog.Finding) *quarryv1.Finding {
 	return &quarryv1.Finding{
 		Code: f.Code, Slate: f.Slate, Root: f.Root, Object: f.Object,
-		What: tidy(f.What), Cure: tidy(f.Cure),
+		What: tidy(f.What), Who: tidy(f.Who), Cure: tidy(f.Cure),
 	}
 }
 
 func (c *checker) finding(m *quarryv1.Finding) *catalog.Finding {
 	f := &catalog.Finding{
 		Code: c.id("code", m.Code), Root: c.root(m.Root), Object: c.text("object", m.Object),
-		What: c.text("what", m.What), Cure: c.text("cure", m.Cure),
+		What: c.text("what", m.What), Who: c.text("who", m.Who), Cure: c.text("cure", m.Cure),
 	}
 	if m.Slate != "" { // some findings are about the region
 		f.Slate = c.slate(m.Slate)

@@ -962,6 +962,7 @@ type Finding struct {
 	Object        string                 `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
 	What          string                 `protobuf:"bytes,5,opt,name=what,proto3" json:"what,omitempty"`
 	Cure          string                 `protobuf:"bytes,6,opt,name=cure,proto3" json:"cure,omitempty"`
+	Who           string                 `protobuf:"bytes,7,opt,name=who,proto3" json:"who,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1034,6 +1035,13 @@ func (x *Finding) GetWhat() string {
 func (x *Finding) GetCure() string {
 	if x != nil {
 		return x.Cure
+	}
+	return ""
+}
+
+func (x *Finding) GetWho() string {
+	if x != nil {
+		return x.Who
 	}
 	return ""
 }
@@ -1175,14 +1183,15 @@ const file_quarry_v1_facts_proto_rawDesc = "" +
 	"\vttl_seconds\x18\x06 \x01(\x01R\n" +
 	"ttlSeconds\x124\n" +
 	"\arenewed\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\arenewed\x124\n" +
-	"\atouched\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\atouched\"\x87\x01\n" +
+	"\atouched\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\atouched\"\x99\x01\n" +
 	"\aFinding\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x14\n" +
 	"\x05slate\x18\x02 \x01(\tR\x05slate\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\tR\x04root\x12\x16\n" +
 	"\x06object\x18\x04 \x01(\tR\x06object\x12\x12\n" +
 	"\x04what\x18\x05 \x01(\tR\x04what\x12\x12\n" +
-	"\x04cure\x18\x06 \x01(\tR\x04cureB6Z4github.com/quarry-db/quarry/proto/quarry/v1;quarryv1b\x06proto3"
+	"\x04cure\x18\x06 \x01(\tR\x04cure\x12\x10\n" +
+	"\x03who\x18\a \x01(\tR\x03whoB6Z4github.com/quarry-db/quarry/proto/quarry/v1;quarryv1b\x06proto3"
 
 var (
 	file_quarry_v1_facts_proto_rawDescOnce sync.Once
