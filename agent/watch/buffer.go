@@ -100,7 +100,7 @@ func (b *buffer) upkeep(ctx context.Context) (time.Duration, error) {
 	b.mu.Unlock()
 	if age := time.Since(b.listedAt); live && (age >= listQuietEvery || age >= listEvery && moved.After(b.listedAt)) {
 		began := time.Now()
-		if err := b.measure(ctx, of, b.root+"/"); err != nil {
+		if err := b.measure(ctx, of, b.root+"/", nil); err != nil {
 			return 0, err
 		}
 		b.listedAt = began

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync/atomic"
 	"time"
 
 	"github.com/quarry-db/quarry/pkg/catalog"
@@ -26,14 +27,18 @@ type database struct {
 	proven time.Time
 	turn   int
 	// asks says when a look at a moving database asks for its WAL.
-	asks rests
-	wal  tail
+	asks   rests
+	wal    tail
+	traces traces
+
+	suspect atomic.Bool // a look saw what may be damage: examine it
 
 	care care // upkeep's own, see upkeep.go
 
 	// Handed from looks to upkeep, under mu.
 	holds     []manifest.Checkpoint // named, without expiry
 	walNotes  []catalog.Finding
+	headNotes []catalog.Finding // of a newest manifest that cannot be read
 	movedLast time.Time
 	epoch     uint64 // the compactor's
 }
@@ -232,7 +237,7 @@ func (d *database) lookAnew(ctx context.Context) (bool, error) {
 		d.cannotRead(err)
 		return false, nil
 	case v == another:
-		d.wal, before = tail{}, headMark{}
+		d.wal, d.traces, before = tail{}, traces{}, headMark{}
 		d.mu.Lock()
 		d.sight = catalog.Sighting{Incarnation: d.sight.Incarnation, IncarnationKept: d.sight.IncarnationKept, Predecessor: d.sight.Predecessor}
 		d.holds, d.walNotes = nil, nil
@@ -346,9 +351,14 @@ func (d *database) take(ctx context.Context, h *slatedb.Head, unread error) erro
 	for _, c := range m.Checkpoints {
 		d.pinned = d.pinned || c.ManifestID == h.ID
 	}
-	if err := d.wal.follow(ctx, d, m); err != nil {
+	if err := d.wal.follow(ctx, d, h); err != nil {
 		return err
 	}
+	now := tracesOf(m)
+	if d.traces.lost(now) {
+		d.suspect.Store(true) // upkeep follows every movement
+	}
+	d.traces = now
 	d.head = headMark{h.ID, h.SHA256}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -360,6 +370,7 @@ func (d *database) take(ctx context.Context, h *slatedb.Head, unread error) erro
 	d.tellTail(m.ReplayAfterWAL)
 	d.setKind(m)
 	d.holds = holdsOf(m)
+	d.headNotes = nil
 	d.epoch = m.CompactorEpoch
 	d.tell()
 	return nil
@@ -380,6 +391,9 @@ func (d *database) takeUnreadable(h *slatedb.Head, unread error) {
 	s.ManifestID = ptr(h.ID)
 	if h.Pill != nil {
 		s.Pill, s.Reason = h.Pill.Reason, "pill: "+h.Pill.Reason
+	}
+	if f, ok := slatedb.Headless(unread); ok {
+		d.headNotes = noted(f)
 	}
 	d.movedLast = time.Now()
 	d.tell()

@@ -3,13 +3,10 @@ package watch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"time"
 
-	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/pkg/slatedb"
-	"github.com/quarry-db/quarry/pkg/slatedb/manifest"
 	"github.com/quarry-db/quarry/pkg/slatedb/wal"
 )
 
@@ -30,7 +27,8 @@ const maxFences = 4
 
 // follow brings the tail in line with a new manifest; the first time it lists
 // the objects that are not in tables.
-func (t *tail) follow(ctx context.Context, d *database, m *manifest.Manifest) error {
+func (t *tail) follow(ctx context.Context, d *database, h *slatedb.Head) error {
+	m := h.Manifest
 	if t.elsewhere = m.WALStoreMarked; t.elsewhere {
 		return nil
 	}
@@ -46,45 +44,29 @@ func (t *tail) follow(ctx context.Context, d *database, m *manifest.Manifest) er
 	}
 	// From the object before: the last one that is in tables is never
 	// collected, so a WAL that is here shows it.
-	var ids []uint64
-	last := false
+	listed := []slatedb.Stored{}
 	after := slatedb.WALKey(d.root, max(m.ReplayAfterWAL, 1)-1)
-	err := d.w.look.Walk(ctx, d.root+"/wal/", after, func(key string, _ int64, _ time.Time) error {
-		switch id, ok := slatedb.ParseWALKey(d.root, key); {
-		case ok && id > m.ReplayAfterWAL:
-			ids = append(ids, id)
-		case ok:
-			last = true
-		}
+	err := d.w.look.Walk(ctx, d.root+"/wal/", after, func(key string, size int64, modified time.Time) error {
+		listed = append(listed, slatedb.Stored{Key: key, Size: size, Modified: modified})
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	t.id = m.ReplayAfterWAL
-	if len(ids) > 0 {
-		t.id = ids[len(ids)-1]
+	t.id, t.hole = m.ReplayAfterWAL, 0
+	for _, o := range listed {
+		if id, ok := slatedb.ParseWALKey(d.root, o.Key); ok {
+			t.id = max(t.id, id)
+		}
 	}
-	var notes []catalog.Finding
-	// A clone begins without the objects of its parent that are in tables.
-	begun := len(m.ExternalDBs) > 0 && m.WALLastSeen == m.ReplayAfterWAL
-	if len(ids) == 0 && !last && m.WALLastSeen > 0 && !begun {
-		t.elsewhere = true
-		notes = append(notes, catalog.Finding{
-			Code: "wal-store-unmarked", Object: slatedb.WALKey(d.root, m.WALLastSeen),
-			What: fmt.Sprintf("the manifest knows of WAL objects up to %d and none is here: they are in a store of their own, which this manifest does not say, or were left behind by a copy, or are lost. Whoever opens the database without them sees less than was written, and is not told", m.WALLastSeen),
-			Cure: "name the WAL's own store wherever the database is opened; for a copy that is complete nothing",
-		})
+	found := slatedb.Symptoms(&slatedb.Sight{Root: d.root, Head: h, WAL: listed, Now: time.Now()})
+	for _, f := range found {
+		t.elsewhere = t.elsewhere || f.Code == slatedb.WALStoreUnmarked
+		if id, ok := slatedb.ParseWALKey(d.root, f.Object); ok && f.Code == slatedb.WALHole {
+			t.hole = id
+		}
 	}
-	t.hole = 0
-	if hole, ok := slatedb.TailHole(m, ids); ok && len(ids) > 0 {
-		t.hole = hole.ID
-		notes = append(notes, catalog.Finding{
-			Code: string(slatedb.WALHole), Object: slatedb.WALKey(d.root, hole.ID),
-			What: fmt.Sprintf("%v; SlateDB up to 0.13 refuses to open the database, later ones lose the rows behind the hole", hole),
-			Cure: "let nobody open it for writing; put the object back from a copy, or name the WAL's own store if it has one",
-		})
-	}
+	notes := noted(found...)
 	d.mu.Lock()
 	d.walNotes = notes
 	d.mu.Unlock()
@@ -139,6 +121,7 @@ func (d *database) lookForWAL(ctx context.Context) (bool, error) {
 		_, _, err := d.w.look.Stat(ctx, slatedb.WALKey(d.root, t.hole))
 		if err == nil {
 			*t = tail{} // it was put back: look at the whole WAL again
+			d.suspect.Store(true)
 			d.passed.Store(true)
 			return true, nil
 		}

@@ -3,7 +3,6 @@ package watch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -24,6 +23,7 @@ const (
 	listEvery        = time.Hour      // while it moves
 	listQuietEvery   = 24 * time.Hour // otherwise: nothing but a collector changes sizes
 	verifyEvery      = 4 * time.Hour
+	verifyAgain      = time.Minute // after something was found, while it moves
 )
 
 // maxLogRequests is what one reading of a log's own positions may cost.
@@ -40,6 +40,7 @@ type care struct {
 	begun                                                  bool
 	holds                                                  map[uuid.UUID]*hold
 	boundaryNotes, verifyNotes                             []catalog.Finding
+	exam                                                   exam
 }
 
 // hold is a restore point's checkpoint with what its manifest says, read once.
@@ -65,6 +66,7 @@ func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
 	d.mu.Unlock()
 	c, now := &d.care, time.Now()
 	if !live {
+		d.tellHeadless()
 		return listEvery, nil
 	}
 	if c.of != of {
@@ -109,28 +111,40 @@ func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	if age := now.Sub(c.listedAt); age >= listQuietEvery || age >= listEvery && moved.After(c.listedAt) {
-		if err := d.measure(ctx, of, d.root+"/"); err != nil {
+		seen := newListing(d.root)
+		if err := d.measure(ctx, of, d.root+"/", seen.take); err != nil {
 			return 0, err
 		}
 		c.listedAt = now
+		if err := d.screen(ctx, seen); err != nil {
+			return 0, err
+		}
+	}
+	wait, err := d.examineWhenDue(ctx, moved)
+	if err != nil {
+		return 0, err
 	}
 	d.tellFindings()
-	return next, nil
+	return min(next, wait), nil
 }
 
 func (d *database) tellFindings() {
 	d.mu.Lock()
-	notes := slices.Concat(d.walNotes, d.care.boundaryNotes, d.care.verifyNotes)
+	notes := slices.Concat(d.walNotes, d.care.boundaryNotes, d.care.verifyNotes, d.care.exam.found)
 	d.mu.Unlock()
 	d.setFindings(notes)
 }
 
-// measure lists everything below a prefix for the sizes of the incarnation of.
-func (s *slate) measure(ctx context.Context, of, prefix string) error {
+// measure lists everything below a prefix for the sizes of the incarnation of,
+// and gives each object to whoever else has a use for it (nil: nobody).
+func (s *slate) measure(ctx context.Context, of, prefix string, each func(slatedb.Stored)) error {
 	var bytes, objects uint64
-	err := s.w.tend.Walk(ctx, prefix, "", func(_ string, size int64, _ time.Time) error {
+	err := s.w.tend.Walk(ctx, prefix, "", func(key string, size int64, modified time.Time) error {
 		objects++
 		bytes += uint64(size)
+		if each != nil {
+			each(slatedb.Stored{Key: key, Size: size, Modified: modified})
+		}
 		return nil
 	})
 	if err != nil {
@@ -275,17 +289,13 @@ func (d *database) checkBoundary(ctx context.Context) error {
 		}
 	}
 	d.care.boundaryAt, d.care.boundaryNotes = time.Now(), nil
-	key := slatedb.BoundaryKey(d.root)
-	switch {
-	case err != nil:
-		d.care.boundaryNotes = append(d.care.boundaryNotes, catalog.Finding{
-			Code: string(slatedb.BoundaryUnreadable), Object: key, What: err.Error(), Cure: "put the id of the last collected manifest, in decimal"})
-	case b >= newest && newest > 0:
-		d.care.boundaryNotes = append(d.care.boundaryNotes, catalog.Finding{
-			Code: string(slatedb.BoundaryAhead), Object: key,
-			What: fmt.Sprintf("says that manifests up to %d are gone, the newest is %d: SlateDB 0.14.1 and later spins at open, with requests without limit", b, newest),
-			Cure: fmt.Sprintf("let nobody open the database; put a number below %d, best the id of the last manifest that is gone", newest)})
+	told := &slatedb.Sight{Root: d.root, Head: &slatedb.Head{Root: d.root, ID: newest, Manifest: manifest.New()}}
+	if err != nil {
+		told.BoundaryError = err
+	} else if newest > 0 {
+		told.Boundary = &b
 	}
+	d.care.boundaryNotes = noted(slatedb.Symptoms(told)...)
 	return nil
 }
 
@@ -300,7 +310,12 @@ func (d *database) keepPoints(ctx context.Context, checkpoints []manifest.Checkp
 	for _, h := range c.holds {
 		fresh = fresh || h.dangling == "" && h.unread == "" && !h.judged
 	}
-	if fresh || len(c.holds) > 0 && time.Since(c.verifiedAt) >= verifyEvery {
+	d.mu.Lock()
+	moved := d.movedLast
+	d.mu.Unlock()
+	age := time.Since(c.verifiedAt)
+	cured := len(c.verifyNotes) > 0 && moved.After(c.verifiedAt) && age >= verifyAgain
+	if fresh || cured || len(c.holds) > 0 && age >= verifyEvery {
 		if err := d.verify(ctx); err != nil {
 			return err
 		}
@@ -413,10 +428,9 @@ func (d *database) verify(ctx context.Context) error {
 	c, now := &d.care, time.Now().UTC()
 	c.verifiedAt, c.verifyNotes = now, nil
 	for _, f := range rep.Findings {
-		if f.Code == slatedb.BoundaryAhead || f.Code == slatedb.BoundaryUnreadable {
-			continue // told by checkBoundary
+		if !examined[f.Code] {
+			c.verifyNotes = append(c.verifyNotes, noted(f)...)
 		}
-		c.verifyNotes = append(c.verifyNotes, catalog.Finding{Code: string(f.Code), Object: f.Object, What: f.What, Cure: f.Cure})
 	}
 	for _, h := range c.holds {
 		if h.dangling == "" && h.unread == "" {

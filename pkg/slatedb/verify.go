@@ -218,25 +218,11 @@ func (v *verification) each(needs []*need, look func(*need)) error {
 
 // headless tells what it means that the newest manifest cannot be read.
 func (v *verification) headless(err error) error {
-	oe, ok := errors.AsType[*ObjectError](err)
+	f, ok := Headless(err)
 	if !ok {
 		return err
 	}
-	pill, isPill := errors.AsType[*manifest.Pill](err)
-	switch {
-	case isPill:
-		v.found(Finding{
-			Code: ClosedForDeletion, Object: oe.Key, What: pill.Error(), Who: "whoever opens it: nobody can",
-			Cure: "nothing, if it is to be deleted; else `quarry slatedb unpill`, as long as nothing was removed",
-		})
-	case !undecodable(err):
-		return err
-	default:
-		v.found(Finding{
-			Code: ManifestUnreadable, Object: oe.Key, What: oe.Err.Error(), Who: everybody,
-			Cure: "stop all writers; the manifest before it may be put again as the next id when nothing was collected since",
-		})
-	}
+	v.found(f)
 	return nil
 }
 
