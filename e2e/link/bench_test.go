@@ -65,7 +65,7 @@ func (s *sink) Deliver(_ context.Context, e state.Event) error {
 		s.srv.Post(e.Session, state.Ack{Applied: e.Upto})
 	case state.Snapshot:
 		s.snapshots.Add(1)
-		s.facts.Add(int64(len(e.Facts)))
+		s.facts.Add(int64(e.Count()))
 		s.srv.Post(e.Session, state.Ack{Applied: e.Upto})
 	}
 	return nil

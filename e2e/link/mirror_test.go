@@ -145,8 +145,8 @@ func (m *mirror) Deliver(ctx context.Context, e state.Event) error {
 		m.snapshots++
 		clear(m.facts)
 		m.forget(func(key) bool { return true })
-		for _, f := range e.Facts {
-			m.take(e.Session, f)
+		for f := range e.All() {
+			m.take(e.Session, *f)
 		}
 		m.ack(e.Upto)
 	case state.Digests:

@@ -99,7 +99,7 @@ func say(o outcome) string {
 	for _, e := range o.events {
 		switch e := e.(type) {
 		case state.Snapshot:
-			words = append(words, fmt.Sprintf("snapshot of %d up to %d empty=%v", len(e.Facts), e.Upto.Counter, e.Empty))
+			words = append(words, fmt.Sprintf("snapshot of %d up to %d empty=%v", e.Count(), e.Upto.Counter, e.Empty))
 		case state.Delta:
 			words = append(words, fmt.Sprintf("delta of %d up to %d", len(e.Facts), e.Upto.Counter))
 		case state.Quarantined:
@@ -359,7 +359,7 @@ func TestLostAndRepeatedFramesNeverPassForWhole(t *testing.T) {
 				switch e := e.(type) {
 				case state.Snapshot:
 					clear(hub)
-					for _, f := range e.Facts {
+					for f := range e.All() {
 						hub[f.Key] = f.Revision.Counter
 					}
 				case state.Delta:

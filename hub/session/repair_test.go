@@ -29,7 +29,7 @@ func TestMovesComeWithTheirDelta(t *testing.T) {
 	a := sight("a", 2)
 	a.Ordinal = 7
 	o := s.whole(2, a)
-	if f := o.events[0].(state.Snapshot).Facts[0]; f.Ordinal != 7 {
+	if f, ok := o.events[0].(state.Snapshot).Later(); !ok || f.Ordinal != 7 {
 		t.Errorf("it is called %d", f.Ordinal)
 	}
 	o = s.deltaWithMoves(2, 4, move(nil, 7, 2, 99))

@@ -21,7 +21,10 @@ type staged struct {
 	buckets []uint8 // of a repair; nil: a snapshot
 	bytes   int
 	digest  catalog.Digest
-	facts   []catalog.Fact
+	facts   []catalog.Fact // of a repair
+	// records of a snapshot, read once to know that they can be: as facts they
+	// would take several times the room while they wait.
+	records []*quarryv1.Record
 	bad     []state.Event
 }
 
@@ -91,8 +94,11 @@ func (in *intake) batch(out *outcome, records []*quarryv1.Record, repair bool) {
 			return
 		case err != nil:
 			st.bad = append(st.bad, in.refused(out, r, err))
-		default:
+		case repair:
 			st.facts = append(st.facts, f)
+		default:
+			r.Ordinal = f.Ordinal
+			st.records = append(st.records, r)
 		}
 		if repair && !slices.Contains(st.buckets, f.Sum.Bucket) {
 			in.drop(out, "it has a record of another bucket")
@@ -130,8 +136,27 @@ func (in *intake) end(out *outcome, repair bool) {
 	in.based = true
 	in.upto = max(in.upto, st.upto)
 	out.events = append(out.events, state.Snapshot{
-		Session: in.id, Facts: st.facts, Upto: catalog.Revision{Start: in.start, Counter: st.upto}, Empty: st.empty,
+		Session: in.id, Later: later(in.start, st.records), Rest: len(st.records),
+		Upto: catalog.Revision{Start: in.start, Counter: st.upto}, Empty: st.empty,
 	})
+}
+
+// later reads records again, one by one, and lets each go.
+func later(start uint64, records []*quarryv1.Record) func() (catalog.Fact, bool) {
+	return func() (catalog.Fact, bool) {
+		if len(records) == 0 {
+			return catalog.Fact{}, false
+		}
+		r := records[0]
+		records[0] = nil
+		records = records[1:]
+		f, err := wire.Decode(start, r)
+		if err != nil {
+			panic(fmt.Sprintf("a record that was read cannot be read again: %v", err))
+		}
+		f.Ordinal = r.GetOrdinal()
+		return f, true
+	}
 }
 
 // drop forgets what is staged. A snapshot is asked for again; that a repair

@@ -159,7 +159,7 @@ func (s *State) snapshot(e Snapshot) {
 		s.done(p.id)
 		return
 	}
-	if len(e.Facts) == 0 && !e.Empty {
+	if e.Count() == 0 && !e.Empty {
 		why := fmt.Sprintf("an empty snapshot of %s that does not say it is meant to be empty was not applied: check what its agent sees of the bucket", r.name)
 		s.noteCluster(p.cluster, why)
 		s.refuse(Hello{Session: p.id, Region: r.name, Cluster: p.cluster.name, Agent: p.agent}, why)

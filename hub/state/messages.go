@@ -7,6 +7,7 @@
 package state
 
 import (
+	"iter"
 	"time"
 
 	"github.com/quarry-db/quarry/pkg/catalog"
@@ -80,8 +81,38 @@ type Delta struct {
 type Snapshot struct {
 	Session SessionID
 	Facts   []catalog.Fact
-	Upto    catalog.Revision
-	Empty   bool
+	// Later gives Rest more, one by one: facts that are kept as they came until
+	// it is their turn, for as values they are several times as large.
+	Later func() (catalog.Fact, bool)
+	Rest  int
+	Upto  catalog.Revision
+	Empty bool
+}
+
+// Count is how many facts the snapshot still has.
+func (e *Snapshot) Count() int { return len(e.Facts) + e.Rest }
+
+// All takes the facts out of the snapshot, in their order.
+func (e *Snapshot) All() iter.Seq[*catalog.Fact] {
+	return func(yield func(*catalog.Fact) bool) {
+		for e.Count() > 0 {
+			var f catalog.Fact
+			if len(e.Facts) > 0 {
+				f = e.Facts[0]
+				e.Facts = e.Facts[1:]
+			} else {
+				var ok bool
+				if f, ok = e.Later(); !ok {
+					e.Rest = 0
+					return
+				}
+				e.Rest--
+			}
+			if !yield(&f) {
+				return
+			}
+		}
+	}
 }
 
 // Quarantined tells of a record that could not be understood. It never ends

@@ -23,7 +23,6 @@ type whole struct {
 	p *session
 	e Snapshot
 
-	next    int              // facts before it are applied
 	inside  map[factKey]bool // what it has so far
 	slots   []table.Slot     // what the region had before
 	swept   int
@@ -114,13 +113,11 @@ func (s *State) goOn(w *whole, slice int) {
 		return
 	}
 	left := slice
-	for w.next < len(w.e.Facts) {
-		if slice > 0 && left == 0 {
+	for f := range w.e.All() {
+		s.takeWhole(w, f)
+		if left--; slice > 0 && left <= 0 {
 			return
 		}
-		left--
-		s.takeWhole(w, &w.e.Facts[w.next])
-		w.next++
 	}
 	for left *= sweepFaster; w.swept < len(w.slots); w.swept++ {
 		if slice > 0 && left <= 0 {
