@@ -373,6 +373,7 @@ func (s *State) place(r *region, sd *said) {
 	case sd.registration != nil:
 		sd.root = strings.Trim(sd.registration.Root, "/")
 		row := &view.Registration{Region: r.name, Registration: *sd.registration}
+		row.Owner, row.Contact, row.Domain, row.Labels = s.same.text(row.Owner), s.same.text(row.Contact), s.same.text(row.Domain), s.same.set(row.Labels)
 		s.b.SetRegistration(row)
 		sd.registration = &row.Registration
 		if sd.root == "" {

@@ -88,8 +88,9 @@ var (
 
 // State is what the hub knows. One goroutine owns it.
 type State struct {
-	cfg Config
-	set regions.Set
+	cfg  Config
+	set  regions.Set
+	same same
 
 	// mono is the time the hub has been alive for, by which all patience is
 	// measured. It never goes back, whatever the wall clock does; a jump ahead
