@@ -362,7 +362,7 @@ func TestWhatAnAgentCostsBesideListingEveryTenSeconds(t *testing.T) {
 	// A look every ten seconds at what moves: as often as the peer's.
 	status, standbyStatus := freePort(t), freePort(t)
 	began := time.Now()
-	a := startAgent(t, h, "eu", through(m), env, "--poll", "10s", "--budget", "720000/h", "--status", status)
+	a := startAgent(t, h, "eu", through(m), env, "--poll", "10s", "--budget", "1000000/h", "--status", status)
 	eventually(t, 6*time.Minute, "first look", func() error {
 		s, err := statusOf(status)
 		if err == nil && (!s.Ready || s.Slates != costSlates) {

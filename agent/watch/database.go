@@ -27,9 +27,12 @@ type database struct {
 	proven time.Time
 	turn   int
 	// asks says when a look at a moving database asks for its WAL.
-	asks   rests
-	wal    tail
-	traces traces
+	asks rests
+	// unlisted counts the turns that wanted a listing for want of a boundary; see
+	// lookAtBoundary.
+	unlisted uint8
+	wal      tail
+	traces   traces
 
 	suspect atomic.Bool // a look saw what may be damage: examine it
 
@@ -108,9 +111,6 @@ func (d *database) look(ctx context.Context, quiet bool) (moved bool, err error)
 			return moved, err
 		}
 	}
-	if quiet {
-		d.asks = rests{}
-	}
 	if !quiet && (d.full || d.asks.due()) || turn == 1 && quiet {
 		grown, err := d.lookForWAL(ctx)
 		if moved = moved || grown; err != nil {
@@ -147,14 +147,23 @@ func (d *database) prove(ctx context.Context, moved bool) (bool, error) {
 // lookAtBoundary finds out whether a collector went past a manifest that a
 // checkpoint made it keep: then a missing next id does not mean that nothing
 // is new. A collector that leaves no boundary (before 0.14, or switched off)
-// says nothing; then one listing of what comes after does.
+// says nothing; then one listing of what comes after does, the first time at
+// once and then in every eighth turn: a listing costs as much as twelve
+// questions, and collectors leave a manifest alone for longer than that.
 func (d *database) lookAtBoundary(ctx context.Context) (bool, error) {
 	b, err := slatedb.Boundary(ctx, d.w.look, d.root)
 	if err != nil && !undecodable(err) {
 		return false, err
 	}
 	if b == 0 {
+		if d.unlisted%listingTurns != 0 {
+			d.unlisted++
+			return false, nil
+		}
 		later, err := d.laterListed(ctx)
+		if err == nil {
+			d.unlisted++
+		}
 		if !later || err != nil {
 			return false, err
 		}
@@ -163,6 +172,9 @@ func (d *database) lookAtBoundary(ctx context.Context) (bool, error) {
 	}
 	return d.lookAnew(ctx)
 }
+
+// listingTurns is how many turns of a quiet database have one listing.
+const listingTurns = 8
 
 // laterListed reports whether there is a manifest after the last one we know.
 func (d *database) laterListed(ctx context.Context) (bool, error) {
