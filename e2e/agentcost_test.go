@@ -384,6 +384,17 @@ func TestWhatAnAgentCostsBesideListingEveryTenSeconds(t *testing.T) {
 		return nil
 	})
 	t.Logf("and every object's size listed after %s: %v", time.Since(began).Round(time.Second), m.counts())
+	// What it does once for all that has just appeared, the verification of
+	// restore points above all, is no cost of watching.
+	eventually(t, 8*time.Minute, "upkeep has caught up", func() error {
+		before := m.counts()["get"]
+		time.Sleep(10 * time.Second)
+		if n := m.counts()["get"] - before; n > 1500 {
+			return fmt.Errorf("%d reads in 10 s", n)
+		}
+		return nil
+	})
+	t.Logf("and all of it looked after once after %s: %v", time.Since(began).Round(time.Second), m.counts())
 
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
