@@ -249,7 +249,7 @@ func (in *intake) again(out *outcome) {
 }
 
 // refused is the event for one bad record.
-func (in *intake) refused(out *outcome, r *quarryv1.Record, err error) state.Event {
+func (in *intake) refused(out *outcome, r *quarryv1.Record, err error) state.Quarantined {
 	q := state.Quarantined{
 		Session: in.id, Kind: wire.KindName(r.GetKind()), Key: clip(string(r.GetKey())), Why: clip(err.Error()),
 		Fact: r.GetKind(), Revision: catalog.Revision{Start: in.start, Counter: r.GetRevision()}, Sum: wire.Sum(r),

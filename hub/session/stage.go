@@ -93,7 +93,9 @@ func (in *intake) batch(out *outcome, records []*quarryv1.Record, repair bool) {
 			in.drop(out, "it has a withdrawn record")
 			return
 		case err != nil:
-			st.bad = append(st.bad, in.refused(out, r, err))
+			q := in.refused(out, r, err)
+			q.Staged = true
+			st.bad = append(st.bad, q)
 		case repair:
 			st.facts = append(st.facts, f)
 		default:

@@ -13,7 +13,7 @@ func (s *State) quarantined(e Quarantined) {
 		return
 	}
 	if e.Fact != 0 && e.Fact <= 255 && e.Revision.Start == p.start {
-		s.holdAside(r, factKey{catalog.FactKind(e.Fact), e.Key}, e.Revision, e.Sum)
+		s.holdAside(r, factKey{catalog.FactKind(e.Fact), e.Key}, e.Revision, e.Sum, e.Staged)
 		e.Kind = kindName(catalog.FactKind(e.Fact)) // as a snapshot will look for it
 	}
 	s.setAside(r, e.Kind, e.Key, e.Why)

@@ -22,9 +22,11 @@ type heldSum struct {
 }
 
 type aside struct {
-	rev   catalog.Revision
-	sum   catalog.Sum
-	fresh bool // since the last snapshot
+	rev catalog.Revision
+	sum catalog.Sum
+	// fresh: the snapshot or repair that comes next has it. What was put aside
+	// before says nothing of what the agent holds by then.
+	fresh bool
 }
 
 // counted counts a record of a delta or a snapshot, after it was applied.
@@ -36,13 +38,23 @@ func (s *State) counted(r *region, f *catalog.Fact) {
 	}
 }
 
-// holdAside counts a record that could not be understood.
-func (s *State) holdAside(r *region, k factKey, rev catalog.Revision, sum catalog.Sum) {
+// holdAside counts a record that could not be understood; one that is told
+// again with everything else (staged) is held as it is told now.
+func (s *State) holdAside(r *region, k factKey, rev catalog.Revision, sum catalog.Sum, staged bool) {
 	if r.copied.aside == nil {
 		r.copied.aside = map[factKey]aside{}
 	}
-	r.copied.aside[k] = aside{rev, sum, true}
-	s.hold(r, k, rev.Counter, sum)
+	r.copied.aside[k] = aside{rev, sum, staged}
+	s.holdIf(r, k, rev.Counter, sum, staged)
+}
+
+// unstage is for a snapshot or a repair that is not taken: what was put aside
+// with it is no part of the next one.
+func (r *region) unstage() {
+	for k, a := range r.copied.aside {
+		a.fresh = false
+		r.copied.aside[k] = a
+	}
 }
 
 // keepHeld goes on counting the record of a placement whose row goes: the agent

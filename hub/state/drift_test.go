@@ -224,7 +224,7 @@ func TestARecordThatIsNotUnderstoodIsNotMissing(t *testing.T) {
 	rev := func(n uint64) catalog.Revision { return catalog.Revision{Start: 1, Counter: n} }
 	s.Step(state.Snapshot{Session: 1, Facts: []catalog.Fact{a.fact("orders", 1), a.fact("users", 2)}, Upto: rev(2)}, dawn)
 
-	bad := state.Quarantined{Session: 1, Kind: "placement", Key: "users", Why: "no UTF-8", Fact: uint32(catalog.FactPlacement), Revision: rev(3), Sum: a.sum("users", 3)}
+	bad := state.Quarantined{Session: 1, Kind: "placement", Key: "users", Why: "no UTF-8", Fact: uint32(catalog.FactPlacement), Revision: rev(3), Sum: a.sum("users", 3), Staged: true}
 	s.Step(bad, dawn)
 	s.Step(state.Snapshot{Session: 1, Facts: []catalog.Fact{a.fact("orders", 1)}, Upto: rev(3)}, dawn)
 	if p := s.View().Placement("eu", "users"); p.State != catalog.StateLive {

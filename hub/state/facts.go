@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
@@ -156,6 +157,7 @@ func (s *State) snapshot(e Snapshot) {
 	s.stirred[r.name] = true
 	if r.blind != "" || !s.proven(r, p) {
 		r.owed = true // asked for again when it can see
+		r.unstage()
 		s.done(p.id)
 		return
 	}
@@ -200,8 +202,9 @@ func (s *State) apply(r *region, p *session, f *catalog.Fact) {
 	}
 	if f.Kind == catalog.FactPlacement {
 		if !s.quick(r, p, f) {
-			s.sighted(r, p, f)
-			if f.Ordinal > 0 {
+			if taken := s.sighted(r, p, f); f.Ordinal > 0 && !taken {
+				p.named(f.Ordinal, table.None)
+			} else if f.Ordinal > 0 {
 				s.ordinals = append(s.ordinals, ordinal{p, f.Ordinal, f.Key})
 			}
 		}
@@ -307,8 +310,10 @@ func kindName(k catalog.FactKind) string {
 
 // sighted takes a sighting of a placement. What was seen and whether it is
 // there are two facets: a sighting that only says missing leaves what was
-// seen before as it was last seen.
-func (s *State) sighted(r *region, p *session, f *catalog.Fact) {
+// seen before as it was last seen. taken is false for a read of the past: then
+// what moves from there has nothing here to go on from. Its agent must not
+// name it, so that the digest finds what moves.
+func (s *State) sighted(r *region, p *session, f *catalog.Fact) (taken bool) {
 	g := f.Sighting
 	st := s.seat(r, f.Key)
 	bare := g.Seen != catalog.SeenLive && g.ManifestID == nil && g.WriterEpoch == nil && g.Position == nil
@@ -317,7 +322,7 @@ func (s *State) sighted(r *region, p *session, f *catalog.Fact) {
 	if takes && !st.doubt && regressed(st.content, g) {
 		// A read of the past (a list that lags): within one incarnation
 		// manifests only grow. It says nothing about being there either.
-		return
+		return false
 	}
 	if takes {
 		c := *g
@@ -333,6 +338,7 @@ func (s *State) sighted(r *region, p *session, f *catalog.Fact) {
 		st.presence, st.presenceWhy, st.presenceRev = g.Seen, g.Reason, f.Revision
 	}
 	s.touch(r, st.root)
+	return true
 }
 
 // keepIncarnation: an agent that may not write in its bucket mints a new

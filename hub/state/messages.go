@@ -129,6 +129,9 @@ type Quarantined struct {
 	// Sum belongs in the digest of what the hub holds, under (Fact, Key), until
 	// a newer record or a snapshot takes its place: the agent counts it too.
 	Sum catalog.Sum
+	// Staged: it is part of the snapshot or the repair that is the session's next
+	// event: the agent holds it at that moment.
+	Staged bool
 }
 
 // Closed ends a session.

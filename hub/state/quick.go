@@ -151,7 +151,9 @@ func (s *State) moveOne(r *region, p *session, m *catalog.Move) {
 			*field = &v
 		}
 	}
-	s.sighted(r, p, &catalog.Fact{Kind: catalog.FactPlacement, Key: root, Revision: catalog.Revision{Start: p.start, Counter: m.Counter}, Sighting: &g})
+	if !s.sighted(r, p, &catalog.Fact{Kind: catalog.FactPlacement, Key: root, Revision: catalog.Revision{Start: p.start, Counter: m.Counter}, Sighting: &g}) {
+		p.slots[m.Ordinal] = table.None
+	}
 }
 
 // numbersOf are the fields of a sighting that a move can carry, in its order.

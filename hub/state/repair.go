@@ -83,7 +83,11 @@ func (s *State) digests(e Digests) {
 // these. What is lacking is missing or withdrawn, as after a snapshot.
 func (s *State) repair(e Repair) {
 	r, p := s.reporter(e.Session)
-	if r == nil || !p.synced || !s.proven(r, p) || r.blind != "" {
+	if r == nil {
+		return
+	}
+	if !p.synced || !s.proven(r, p) || r.blind != "" {
+		r.unstage()
 		return
 	}
 	s.stirred[r.name] = true
@@ -95,11 +99,20 @@ func (s *State) repair(e Repair) {
 	for i := range e.Facts {
 		inside[factKey{e.Facts[i].Kind, e.Facts[i].Key}] = true
 	}
-	for k := range r.copied.aside {
-		inside[k] = true
-		inside[asideKey(kindName(k.kind), k.key)] = true
-	}
 	covers := func(k factKey) bool { return in[catalog.BucketOf(uint32(k.kind), k.key)] }
+	for k, a := range r.copied.aside {
+		about := asideKey(kindName(k.kind), k.key)
+		if covers(k) && !a.fresh { // what the repair does not have is aside no more
+			delete(r.copied.aside, k)
+			if sd := r.said[about]; sd != nil && !sd.gone {
+				s.withdraw(r, sd, e.Upto)
+			}
+			continue
+		}
+		a.fresh = false
+		r.copied.aside[k] = a
+		inside[k], inside[about] = true, true
+	}
 	older := func(rev catalog.Revision) bool { return rev.Start != e.Upto.Start || rev.Counter <= e.Upto.Counter }
 
 	live := 0
@@ -159,6 +172,21 @@ func (s *State) retold(r *region, f *catalog.Fact) bool {
 		counter, sum = s.heldOf(r, f.Key)
 	}
 	return counter == f.Revision.Counter && sum != f.Sum
+}
+
+// lost reports whether a fact should be in the rows already, by its revision,
+// and is not: it was told and never came here.
+func (s *State) lost(r *region, k factKey, f *catalog.Fact) bool {
+	if f.Revision.Start != r.floor.Start || f.Revision.Counter > r.floor.Counter || f.Sum == (catalog.Sum{}) {
+		return false
+	}
+	counter, sum := uint64(0), catalog.Sum{}
+	if h := s.b.HeldOf(r.name, k.kind, k.key); h != nil {
+		counter, sum = h.Counter, h.Sum
+	} else if k.kind == catalog.FactPlacement {
+		counter, sum = s.heldOf(r, k.key)
+	}
+	return counter != f.Revision.Counter || sum != f.Sum
 }
 
 // again makes room for a fact that is told a second time: what is held of it

@@ -43,13 +43,18 @@ type SavedView struct {
 	Held          []*view.Held
 }
 
+// unsavedSeqs is more than a life publishes after its last save: at fifty a
+// second, years.
+const unsavedSeqs = 1 << 32
+
 // New begins a hub's life at now with what it remembers. Every region is
 // stale, for none has been heard; its rows are yesterday's and say so.
 func New(cfg Config, saved Saved, now time.Time) *State {
 	cfg = cfg.withDefaults()
 	start := uint64(max(0, now.UnixMicro()))
 	if saved.View != nil {
-		start = max(start, saved.View.Seq)
+		// Beyond what was published after it was saved, whatever the clock says.
+		start = max(start, saved.View.Seq+unsavedSeqs)
 	}
 	s := &State{
 		cfg: cfg, set: saved.Regions.Clone(), setDone: true,

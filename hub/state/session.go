@@ -124,6 +124,8 @@ func (s *State) report(r *region, p *session) {
 	r.reporter = p
 	r.bucket = p.bucket
 	r.confirmed, r.owed = false, false
+	// Of a time when it reported before: others may lie there by now.
+	p.slots = nil
 	was := r.mismatch
 	if p.bucketID != "" {
 		r.blind = ""

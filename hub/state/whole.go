@@ -148,6 +148,9 @@ func (s *State) takeWhole(w *whole, f *catalog.Fact) {
 	if sd := r.said[k]; sd != nil && sd.gone {
 		delete(r.said, k)
 	}
+	if s.lost(r, k, f) {
+		s.again(r, f)
+	}
 	s.apply(r, w.p, f)
 	if a, ok := r.copied.aside[k]; ok {
 		if a.rev.Counter >= f.Revision.Counter {
