@@ -78,3 +78,37 @@ func TestAHerdTellsInTurn(t *testing.T) {
 		t.Error("a session that is gone was asked")
 	}
 }
+
+// A large snapshot takes its time while it is applied, longer than a ticket
+// lasts without progress. Its agent has told everything and says so with every
+// beat; it is not asked for all of it again, or it would never end.
+func TestASnapshotThatIsAppliedSlowlyIsNotAskedForAgain(t *testing.T) {
+	var a agentSide
+	s := begin(t, state.Config{Slice: 1}, nil)
+	var facts []catalog.Fact
+	for i := range uint64(50) {
+		facts = append(facts, a.fact(fmt.Sprintf("dbs/%d", i), i+1))
+	}
+	now := dawn
+	ready := s.Step(state.Snapshot{Session: 1, Facts: facts, Upto: revOf(50)}, now)
+	for n := 0; ready.More; n++ {
+		if n > 1000 {
+			t.Fatal("it does not end")
+		}
+		now = now.Add(5 * time.Second)
+		for _, e := range []state.Event{a.beat(50), state.Tick{}} {
+			for _, m := range s.Step(e, now).Send {
+				if w, again := m.Message.(state.WantSnapshot); again {
+					t.Fatalf("after %s it is asked for again: %s", now.Sub(dawn), w.Why)
+				}
+			}
+		}
+		ready = s.Step(state.Continue{}, now)
+	}
+	if now.Sub(dawn) < 2*time.Minute {
+		t.Errorf("it was applied within %s: the test proves nothing", now.Sub(dawn))
+	}
+	if wanted(s.Step(a.beat(50), now)) || s.View().Placement("eu", "dbs/49") == nil {
+		t.Error("it was not applied")
+	}
+}

@@ -98,6 +98,7 @@ func (s *State) begin(r *region, p *session, e Snapshot) {
 	// Nothing goes on from the middle of it.
 	r.applied, p.synced = catalog.Revision{}, false
 	s.wholes = append(s.wholes, w)
+	s.bringing[p.id] = &ticket{at: s.mono}
 	s.goOn(w, s.cfg.Slice)
 }
 
@@ -106,6 +107,11 @@ func (s *State) begin(r *region, p *session, e Snapshot) {
 func (s *State) goOn(w *whole, slice int) {
 	r, p := w.r, w.p
 	s.stirred[r.name] = true
+	// While it is applied its turn does not end: an agent whose turn has ended and
+	// who has told everything would be asked for all of it again.
+	if t := s.bringing[p.id]; t != nil {
+		t.at = s.mono
+	}
 	if r.reporter != p || r.blind != "" || !s.proven(r, p) {
 		r.owed = r.reporter == p
 		s.leaveOff(w)
