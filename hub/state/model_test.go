@@ -303,6 +303,10 @@ func TestWhateverHappensTheRowsAreWhatTheAgentsHold(t *testing.T) {
 				if r == nil {
 					r = &record{kind: catalog.FactPlacement, key: root}
 				}
+				if r.seen == catalog.SeenMissing && rapid.Bool().Draw(t, "made again") {
+					r.life++
+					r.manifest = 1
+				}
 				r.seen = catalog.SeenLive
 				r.bytes += 100
 				a.change(r, 0)

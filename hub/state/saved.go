@@ -251,7 +251,12 @@ func (s *State) recall(e *catalog.Event, late bool) {
 		}
 		row := *st.row
 		if e.Type == catalog.EventIncarnation {
-			row.Incarnation = e.After
+			// Of the new one nothing else is known: numbers of the one before would
+			// make what is told of it look like a read of the past.
+			row.Sighting = catalog.Sighting{
+				Slate: row.Slate, Root: row.Root, Kind: row.Kind, KindFrom: row.KindFrom, Seen: row.Seen, Reason: row.Reason,
+				Incarnation: e.After, Predecessor: e.Before, PositionDomain: row.PositionDomain, Checkpoints: []catalog.Checkpoint{},
+			}
 		} else if n, err := strconv.ParseUint(e.After, 10, 64); err == nil {
 			at := e.Time
 			row.WriterEpoch, row.WriterSince = &n, &at
