@@ -309,8 +309,7 @@ func (w *world) watch(a *asker, filter string, now time.Time) {
 			w.t.Fatalf("%s %q by %q, watched from %d to %d:\ngot  %s\nwant %s", a.name, key, filter, old.Seq(), w.v.Seq(), rows[key], row)
 		}
 	}
-	// The view says nothing of owners' rows that went with their placement.
-	if len(rows) != len(want) && a.name != view.Owners {
+	if len(rows) != len(want) {
 		w.t.Fatalf("%s by %q: watched %d rows, want %d", a.name, filter, len(rows), len(want))
 	}
 }

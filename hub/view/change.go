@@ -60,10 +60,12 @@ func (b *Builder) Roots(region string) iter.Seq2[string, table.Slot] {
 	}
 }
 
-// RemovePlacement takes a row out. Only a person's word may lead here (P1).
+// RemovePlacement takes a row out, and with it the owner's row that it told;
+// watchers of both hear of it. Only a person's word may lead here (P1).
 func (b *Builder) RemovePlacement(region, root string) {
 	if s := b.pb.Find(region, root); s != table.None {
 		b.notePlacement(s)
+		note(b, Owners, &b.owners.log, PlacementKey(region, root))
 		b.pb.Remove(s)
 		b.touched[Placements] = true
 	}
@@ -279,7 +281,8 @@ func (b *Builder) SetOwner(r *catalog.OwnerRow) {
 // Owner is the row of a root, nil when there is none.
 func (b *Builder) Owner(region, root string) *catalog.OwnerRow { return b.owner(region, root) }
 
-// RemoveOwner takes the row of a root without a placement out.
+// RemoveOwner takes the row of a root without a placement out; that of a
+// placement goes with it, see [Builder.RemovePlacement].
 func (b *Builder) RemoveOwner(region, root string) {
 	remove(b, Owners, &b.owners, &catalog.OwnerRow{Region: region, Root: root})
 }

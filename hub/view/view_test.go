@@ -57,6 +57,29 @@ func TestAViewNeverChanges(t *testing.T) {
 	}
 }
 
+// A placement that nobody had registered was removed, and who watched owners
+// went on showing its row: only the table of declared roots was asked.
+func TestWatchersOfOwnersHearThatAPlacementWent(t *testing.T) {
+	b := view.NewBuilder(100, 0, 0)
+	b.SetPlacement(placement("a", "eu", "a"), false)
+	b.SetPlacement(placement("b", "eu", "b"), false)
+	v1 := b.Publish(now)
+	key := view.PlacementKey("eu", "a")
+	if v1.Row(view.Owners, key) == nil {
+		t.Fatal("a placement has no owner's row")
+	}
+	b.RemovePlacement("eu", "a")
+	b.RemoveOwner("eu", "a") // as hub/state does after it
+	v2 := b.Publish(now)
+	keys, ok := v2.ChangedSince(view.Owners, v1.Seq())
+	if !ok || !slices.Equal(keys, []string{key}) {
+		t.Errorf("owners that changed: %q %v, want %q", keys, ok, key)
+	}
+	if v2.Row(view.Owners, key) != nil {
+		t.Error("the owner's row is still there")
+	}
+}
+
 func TestChangesAreNewestWins(t *testing.T) {
 	b := view.NewBuilder(100, 0, 3)
 	key := view.PlacementKey
