@@ -252,6 +252,34 @@ func TestAdmin_ACheckpointHoldsThroughTheRealCollector(t *testing.T) {
 	}
 }
 
+// A writer that waits for its compactor, for L0 is full, goes on after we have
+// made a checkpoint in its manifest: a reader of 0.15 in the same moment stops
+// writers of 0.16 and 0.17 for ever (docs/slatedb-compat.md).
+func TestAdmin_ACheckpointAtTheL0LimitStopsNobody(t *testing.T) {
+	for _, release := range peers.Versions {
+		t.Run(release, func(t *testing.T) {
+			t.Parallel()
+			folder, p, acked := living(t, release, false)
+			for i := range 3 {
+				write(t, p, acked, map[string]string{fmt.Sprint("more", i): "row"})
+				p.Op("l0", "db")
+			}
+			if n := len(manifestOf(t, "file://"+folder, "db").L0); n < 8 {
+				t.Fatalf("%d tables in L0, the limit is 8", n)
+			}
+			p.Kill()
+			next := peers.Start(t, release, peers.Local(folder))
+			next.Do(map[string]any{"op": "open", "root": "db", "compact": true})
+			write(t, next, acked, map[string]string{"after": "row"})
+			must(t, nil, at(folder, "checkpoints", "create", "db", "--name", "hold")...)
+			next.Op("l0", "db")
+			write(t, next, acked, map[string]string{"later": "row"})
+			next.Op("close", "db")
+			shows(t, "us", ours(t, folder, "db"), acked)
+		})
+	}
+}
+
 // Our collector, with next to no minimum age, beside a writer and a compactor
 // of the real core: no row is missed, now or after a crash.
 func TestAdmin_CollectingBesideALiveWriter(t *testing.T) {
