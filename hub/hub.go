@@ -78,7 +78,7 @@ type Hub struct {
 	newer   chan struct{} // closed when a newer view is published
 
 	// Of the loop alone.
-	owed      []state.Record   // not durable yet, in order
+	owed      []state.Object   // not durable yet, in order
 	held      []state.Send     // waiting for a region set to become durable
 	published time.Time        // when a view last was
 	due       <-chan time.Time // when the next has to be; nil: nothing is new
@@ -281,7 +281,7 @@ func (h *Hub) take(ctx context.Context, l letter) error {
 		if h.more = nil; ready.More {
 			h.more = h.ready
 		}
-		h.owe(ready.Records)
+		h.owe(ready.Objects)
 		send = append(send, ready.Send...)
 		if l.reply != nil {
 			answers = append(answers, answer{l.reply, ready.Err})

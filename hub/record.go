@@ -15,7 +15,7 @@ import (
 // each other share a record, up to a size that a slow store can take; but none
 // joins a record that was tried already: it may have been written although the
 // store said no, and the second try must bring the same bytes.
-func (h *Hub) owe(records []state.Record) {
+func (h *Hub) owe(records []state.Object) {
 	for _, rec := range records {
 		e, ok := rec.(state.EventsRecord)
 		if !ok {
@@ -80,7 +80,7 @@ func (h *Hub) recordAnew(ctx context.Context) error {
 	}
 	events, _ := h.state.View().Events(0, 0)
 	h.owed, h.failing = nil, false // all of it is among these
-	h.owe([]state.Record{state.RegionsRecord{Set: h.state.Set()}, state.EventsRecord{Events: events}})
+	h.owe([]state.Object{state.RegionsRecord{Set: h.state.Set()}, state.EventsRecord{Events: events}})
 	if _, err := h.persist(ctx); errors.Is(err, ledger.ErrTaken) {
 		return err
 	}

@@ -143,7 +143,7 @@ func Open(ctx context.Context, store Store, cfg Config) (*Ledger, state.Saved, e
 
 // Append makes a record durable. An error that is [ErrTaken] is final; after
 // any other the same record may be appended again.
-func (l *Ledger) Append(ctx context.Context, rec state.Record) error {
+func (l *Ledger) Append(ctx context.Context, rec state.Object) error {
 	switch rec := rec.(type) {
 	case state.RegionsRecord:
 		if err := rec.Set.Validate(); err != nil {

@@ -220,7 +220,7 @@ func life(ctx context.Context, m *memory, holder string) (acked []catalog.Event,
 	set = saved.Regions
 	s := state.New(state.Config{}, saved, now)
 	step := func(e state.Event) error {
-		for _, rec := range s.Step(e, now).Records {
+		for _, rec := range s.Step(e, now).Objects {
 			if err := l.Append(ctx, rec); err != nil {
 				return err
 			}

@@ -220,7 +220,7 @@ type fleet struct {
 
 func (f *fleet) step(e state.Event) {
 	r := f.s.Step(e, f.now)
-	for _, rec := range r.Records {
+	for _, rec := range r.Objects {
 		switch rec := rec.(type) {
 		case state.RegionsRecord:
 			f.set = rec.Set

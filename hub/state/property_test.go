@@ -188,7 +188,7 @@ func TestNothingButAPersonRemovesARow(t *testing.T) {
 		}
 		step := func(e state.Event) {
 			r := s.Step(e, now)
-			for _, rec := range r.Records {
+			for _, rec := range r.Objects {
 				switch rec := rec.(type) {
 				case state.EventsRecord:
 					log = append(log, rec.Events...)

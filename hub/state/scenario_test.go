@@ -246,7 +246,7 @@ func (w *world) revive() {
 
 func (w *world) step(e state.Event) {
 	r := w.s.Step(e, w.now)
-	for _, rec := range r.Records {
+	for _, rec := range r.Objects {
 		switch rec := rec.(type) {
 		case state.RegionsRecord:
 			w.set = rec.Set

@@ -54,9 +54,13 @@ func (c Config) withDefaults() Config {
 // Ready is what has to happen after a step, in this order: the records become
 // durable, the messages leave, the view is published.
 type Ready struct {
-	// Records must be durable before Send leaves the process: an agent that
+	// Objects must be durable before Send leaves the process: an agent that
 	// was told of a bucket's incarnation which the hub forgets after a crash
 	// would be judged by another one.
+	Objects []Object
+	// Records are what people and the hub itself decided. They belong together:
+	// either all of them are durable before anything of this step is sent or
+	// answered, or the step did not happen (P8).
 	Records []Record
 	Send    []Send
 	// More: something is under way that goes on with [Continue].
@@ -68,8 +72,16 @@ type Ready struct {
 	Err error
 }
 
-// Record is something that must not be forgotten: one of the types below.
-type Record interface{ record() }
+// Record is one key of the ledger, put or removed. Keys are of the tree that
+// [State.Replay] reads; values are JSON with a version.
+type Record struct {
+	Key   string
+	Value []byte // nil: the key is removed
+}
+
+// Object is something that must not be forgotten and is kept beside the ledger,
+// as a numbered object: one of the types below.
+type Object interface{ object() }
 
 // RegionsRecord is the next version of the region set.
 type RegionsRecord struct{ Set regions.Set }
@@ -77,8 +89,8 @@ type RegionsRecord struct{ Set regions.Set }
 // EventsRecord are entries of the event log, in order, all from one step.
 type EventsRecord struct{ Events []catalog.Event }
 
-func (RegionsRecord) record() {}
-func (EventsRecord) record()  {}
+func (RegionsRecord) object() {}
+func (EventsRecord) object()  {}
 
 // Refusals of people's commands.
 var (
@@ -158,11 +170,11 @@ func (s *State) Step(e Event, now time.Time) Ready {
 	s.settleAll()
 	if !s.setDone {
 		s.set.Number++
-		s.out.Records = append(s.out.Records, RegionsRecord{s.set.Clone()})
+		s.out.Objects = append(s.out.Objects, RegionsRecord{s.set.Clone()})
 		s.setDone = true
 	}
 	if len(s.events) > 0 {
-		s.out.Records = append(s.out.Records, EventsRecord{s.events})
+		s.out.Objects = append(s.out.Objects, EventsRecord{s.events})
 		s.events = nil
 	}
 	if len(s.tellAnew) > 0 {
