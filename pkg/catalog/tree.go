@@ -38,8 +38,8 @@ func DeclaredPath(slate, id string) string {
 // HoldsDeclaration reports whether the row at path is a declaration, which
 // [ReadRegistration] can read.
 func HoldsDeclaration(path string) bool {
-	parts := strings.Split(path, "/")
-	return len(parts) >= 3 && parts[0] == "slate" && (strings.HasSuffix(path, "/registration") || parts[len(parts)-2] == "declared")
+	_, beside, rest, ok := Branch(path)
+	return ok && !beside && (rest == "registration" || strings.HasPrefix(rest, "declared/"))
 }
 
 // EncodeRow gives the row of v, which must become a JSON object with a version.
