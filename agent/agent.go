@@ -55,18 +55,27 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	to := link{r, new(atomic.Bool)}
-	var w *watch.Watcher
-	onDuty, err := duty.New(b, duty.Options{
-		Holder: cfg.Cluster + " " + identity(started), Ready: to.identified.Load, Log: log.With("region", cfg.Region),
-		Folded: func(declared map[string]catalog.Registration) { w.TakeCatalog(declared) },
+	// Who watches and who writes down in the bucket need each other; neither
+	// does anything before Run.
+	var onDuty *duty.Duty
+	to := link{r, new(atomic.Bool), func(f catalog.Fact) { onDuty.Saw(f) }}
+	w, err := watch.New(b, to, watch.Options{
+		Region: cfg.Region, Discover: cfg.Discover, Exclude: cfg.Exclude, Poll: cfg.Poll, Budget: perHour, Log: log,
+		Declared: func() { onDuty.Poke() }, Keeping: func() bool { return onDuty.Keeping() },
 	})
 	if err != nil {
 		return err
 	}
-	w, err = watch.New(b, to, watch.Options{
-		Region: cfg.Region, Discover: cfg.Discover, Exclude: cfg.Exclude, Poll: cfg.Poll, Budget: perHour, Log: log,
-		Declared: onDuty.Poke,
+	if perHour == 0 {
+		perHour = watch.DefaultBudget
+	}
+	ttl, every := duty.Frugal(perHour)
+	if cfg.DutyTTL != 0 {
+		ttl = cfg.DutyTTL
+	}
+	onDuty, err = duty.New(b, duty.Options{
+		Holder: cfg.Cluster + " " + identity(started), Ready: to.identified.Load, Log: log.With("region", cfg.Region),
+		TTL: ttl, Every: every, Folded: w.TakeCatalog, Seen: w, Pay: w.Pay,
 	})
 	if err != nil {
 		return err
@@ -110,6 +119,19 @@ func identity(started time.Time) string {
 type link struct {
 	*report.Report
 	identified *atomic.Bool // the bucket says it is this region's, and can be read
+	saw        func(catalog.Fact)
+}
+
+// Set tells the hub, and whoever keeps the catalog that there is news.
+func (l link) Set(f catalog.Fact) {
+	l.Report.Set(f)
+	l.saw(f)
+}
+
+// Withdraw is Set of a fact that no longer holds.
+func (l link) Withdraw(kind catalog.FactKind, key, why string) {
+	l.Report.Withdraw(kind, key, why)
+	l.saw(catalog.Fact{Kind: kind, Key: key, Gone: why})
 }
 
 func (l link) SetHealth(h watch.Health) {

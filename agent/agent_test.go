@@ -33,6 +33,7 @@ func TestAWrongConfigurationNamesFieldValueAndCure(t *testing.T) {
 		{func(c *Config) { c.Poll = time.Hour }, `poll "1h0m0s": between`},
 		{func(c *Config) { c.Budget = "many" }, `budget "many": requests per hour, at least 60/h`},
 		{func(c *Config) { c.Budget = "5/h" }, `budget "5/h"`},
+		{func(c *Config) { c.DutyTTL = time.Millisecond }, `duty-ttl "1ms": between`},
 		{func(c *Config) { c.Discover = []string{"a/../b"} }, `discover "a/../b"`},
 		{func(c *Config) { c.Exclude = []string{"[x"} }, `exclude "[x"`},
 		{func(c *Config) { c.Status = "0.0.0.0:7702" }, `status "0.0.0.0:7702": a loopback`},

@@ -32,6 +32,10 @@ type Config struct {
 	// Budget is how many requests the agent may make of the bucket, as in
 	// "360000/h"; "": that.
 	Budget string `yaml:"budget"`
+	// DutyTTL is after how long without a beat of this agent others take the
+	// region duty over; 0: 30s, or longer where the budget is small. It is the
+	// pace of the duty's own requests too: two in a third of it.
+	DutyTTL time.Duration `yaml:"duty-ttl"`
 	// Status is where the status port listens: a loopback host:port or
 	// unix:/path; "": nowhere.
 	Status string `yaml:"status"`
@@ -72,6 +76,9 @@ func (c *Config) Validate() error {
 	}
 	if _, err := c.requestsPerHour(); err != nil {
 		return err
+	}
+	if c.DutyTTL != 0 && (c.DutyTTL < time.Second || c.DutyTTL > time.Hour) {
+		return &FieldError{"duty-ttl", c.DutyTTL.String(), "between 1s and 1h, for example 30s"}
 	}
 	if c.Status != "" {
 		if _, _, err := statusAddress(c.Status); err != nil {

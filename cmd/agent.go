@@ -56,6 +56,7 @@ bucket. --budget bounds what it may ask of the bucket.`,
 			override(set("hub"), &cfg.Hub, flags.Hub)
 			override(set("poll"), &cfg.Poll, flags.Poll)
 			override(set("budget"), &cfg.Budget, flags.Budget)
+			override(set("duty-ttl"), &cfg.DutyTTL, flags.DutyTTL)
 			override(set("status"), &cfg.Status, flags.Status)
 			override(set("log-level"), &cfg.LogLevel, logs.level)
 			override(set("log-format"), &cfg.LogFormat, logs.format)
@@ -99,6 +100,7 @@ bucket. --budget bounds what it may ask of the bucket.`,
 	f.StringVar(&flags.Hub, "hub", flags.Hub, "hub's address for agents")
 	f.DurationVar(&flags.Poll, "poll", flags.Poll, "how often a moving slate is asked for news")
 	f.StringVar(&flags.Budget, "budget", flags.Budget, "requests it may make, such as 36000/h")
+	f.DurationVar(&flags.DutyTTL, "duty-ttl", 0, "after how long without a beat others take over the region duty; 0: 30s, longer with a small budget")
 	f.StringVar(&flags.Status, "status", "", "loopback host:port or unix:/path for /livez, /status and POST /hint; empty: none")
 	logs.register(f)
 	return c

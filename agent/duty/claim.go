@@ -33,11 +33,26 @@ type claim struct {
 // lease is .quarry/duty/<n>.lease: its holder overwrites it while it lives.
 // Others only look whether it changes.
 type lease struct {
-	Version  int    `json:"version"` // 1
-	Number   uint64 `json:"number"`
-	ID       string `json:"id"` // of the claim
-	Beat     uint64 `json:"beat"`
-	Released bool   `json:"released,omitempty"`
+	Version int    `json:"version"` // 1
+	Number  uint64 `json:"number"`
+	ID      string `json:"id"` // of the claim
+	Beat    uint64 `json:"beat"`
+	// TTL is after how many seconds without a change others may take over: a
+	// holder that may ask little of the bucket beats rarely.
+	TTL      float64 `json:"ttl_seconds,omitempty"`
+	Released bool    `json:"released,omitempty"`
+}
+
+// longestTTL is the longest that a lease is waited for, whatever it says.
+const longestTTL = 6 * time.Hour
+
+// patience is how long a lease may stand still before its holder is succeeded.
+func (d *Duty) patience(raw []byte) time.Duration {
+	var l lease
+	if json.Unmarshal(raw, &l) != nil || !(l.TTL > 0) {
+		return d.o.TTL
+	}
+	return time.Duration(min(l.TTL, longestTTL.Seconds()) * float64(time.Second))
 }
 
 func claimKey(n uint64) string { return fmt.Sprintf("%s%020d.json", Prefix, n) }
@@ -70,7 +85,7 @@ type rival struct {
 }
 
 // win returns once this process holds the duty. It takes the duty over when the
-// holder's lease did not change for a whole TTL on our own monotonic clock, or
+// holder's lease did not change for the whole TTL that it names on our own monotonic clock, or
 // says that it was released: nobody's wall clock is asked. That the holder may
 // only be slow does no harm: the catalog's epoch fences it.
 func (d *Duty) win(ctx context.Context) (claim, error) {
@@ -98,7 +113,7 @@ func (d *Duty) win(ctx context.Context) (claim, error) {
 			d.complain("the duty's claims cannot be read", err)
 			continue
 		}
-		if n > 0 && !released(seen.lease) && time.Since(seen.since) < d.o.TTL {
+		if n > 0 && !released(seen.lease) && time.Since(seen.since) < d.patience(seen.lease) {
 			continue
 		}
 		c, err := d.take(ctx, n+1)
@@ -144,7 +159,7 @@ func (d *Duty) rules(ctx context.Context, c claim) (bool, error) {
 }
 
 func (d *Duty) beat(ctx context.Context, c claim, n uint64, over bool) error {
-	raw, err := json.Marshal(lease{Version: 1, Number: c.Number, ID: c.ID, Beat: n, Released: over})
+	raw, err := json.Marshal(lease{Version: 1, Number: c.Number, ID: c.ID, Beat: n, TTL: c.TTL, Released: over})
 	if err != nil {
 		return err
 	}

@@ -1,11 +1,12 @@
 // Package duty holds the region duty: one process for each bucket, however many
 // clusters, writes the catalog slate. It folds what owners dropped into the
-// inbox into rows, and only then removes it. It never decides by a wall clock,
-// and never needs to be the only one to be safe: the catalog's writer epoch
-// fences whoever held the duty before.
+// inbox into rows, and only then removes it, and keeps rows of what its process
+// sees of the region. It never decides by a wall clock, and never needs to be
+// the only one to be safe: the catalog's writer epoch fences whoever held the
+// duty before.
 //
-// Begin with [New] and [Duty.Run]; then claim.go (who has it) and keeper.go
-// (what is done with it).
+// Begin with [New] and [Duty.Run]; then claim.go (who has it), keeper.go (what
+// is done with it) and seats.go (the rows of what is seen).
 package duty
 
 import (
@@ -13,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/quarry-db/quarry/pkg/bucket"
@@ -41,15 +43,35 @@ type Options struct {
 	// was won and after each batch, before the inbox is emptied; nil: nobody. It may keep the map and must
 	// not change it.
 	Folded func(map[string]catalog.Registration)
-	Log    *slog.Logger // nil: slog.Default()
+	// Seen is what this process sees of the region, for the catalog to keep;
+	// [Duty.Saw] says that there is news. nil: only declarations are kept.
+	Seen Sightings
+	// Pay is called before each request to the bucket and may wait, for as
+	// long as the budget wants it; nil: nothing need be paid.
+	Pay func(context.Context) error
+	Log *slog.Logger // nil: slog.Default()
 }
+
+// Frugal gives TTL and Every for a process that may make so many requests an
+// hour of its bucket: the defaults, or longer, so that the duty stays within a
+// sixth of them.
+func Frugal(perHour float64) (ttl, every time.Duration) {
+	slower := max(1, steady/(perHour/6))
+	return min(time.Duration(slower*float64(DefaultTTL)), longestTTL), time.Duration(slower * float64(DefaultEvery))
+}
+
+// steady is about what the duty asks of the bucket in an hour with the
+// defaults, when there is something to write every time.
+const steady = 2000
 
 // Duty contends for the region duty and does it.
 type Duty struct {
-	b    *bucket.Bucket
-	o    Options
-	poke chan struct{}
-	said string // the last complaint
+	b       store
+	o       Options
+	poke    chan struct{}
+	notes   notes
+	keeping atomic.Bool
+	said    string // the last complaint
 }
 
 // New makes a duty over the region's bucket. It starts nothing.
@@ -69,8 +91,15 @@ func New(b *bucket.Bucket, o Options) (*Duty, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return &Duty{b: b, o: o, poke: make(chan struct{}, 1)}, nil
+	return &Duty{
+		b: store{b, o.Pay}, o: o, poke: make(chan struct{}, 1),
+		notes: notes{roots: map[string]struct{}{}, leases: map[string]catalog.Lease{}, paths: map[string]string{}, moved: make(chan struct{}, 1)},
+	}, nil
 }
+
+// Keeping reports whether this process has the catalog open as its writer, as
+// far as it knows.
+func (d *Duty) Keeping() bool { return d.keeping.Load() }
 
 // Poke says that something may lie in the inbox. It does not block and may be
 // called by anybody.
@@ -90,7 +119,9 @@ func (d *Duty) Run(ctx context.Context) error {
 			return nil // ctx is over
 		}
 		d.o.Log.Info("region duty taken", "claim", c.Number)
-		d.serve(ctx, c)
+		if why := d.serve(ctx, c); ctx.Err() == nil {
+			d.o.Log.Warn("region duty lost: standing by", "claim", c.Number, "why", why)
+		}
 	}
 	return nil
 }
@@ -116,24 +147,27 @@ func (d *Duty) complain(what string, err error) {
 	d.o.Log.Warn(what, "err", err)
 }
 
-// serve does the duty until it is lost or ctx is over.
-func (d *Duty) serve(ctx context.Context, c claim) {
-	ours, stop := context.WithCancel(ctx)
+// serve does the duty until it is lost or ctx is over, and says why it was lost.
+func (d *Duty) serve(ctx context.Context, c claim) (why error) {
+	ours, stop := context.WithCancelCause(ctx)
 	beating := make(chan struct{})
 	go func() {
 		defer close(beating)
-		defer stop()
-		d.renew(ours, c)
+		stop(d.renew(ours, c))
 	}()
 	d.clear(ours, c)
 	for ours.Err() == nil {
 		err := d.keep(ours, c)
 		if ours.Err() != nil {
+			why = context.Cause(ours)
 			break
 		}
 		// Fenced by one that claimed before us and was slow to open: our
 		// claim rules, so we open again. By one that claimed after us: over.
 		if mine, asked := d.rules(ours, c); asked == nil && !mine {
+			if why = err; why == nil {
+				why = errSucceeded
+			}
 			break
 		}
 		d.complain("the catalog cannot be written", err)
@@ -141,23 +175,33 @@ func (d *Duty) serve(ctx context.Context, c claim) {
 			break
 		}
 	}
-	stop()
+	stop(nil)
 	<-beating
 	if ctx.Err() != nil {
 		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		defer cancel()
 		_ = d.beat(bye, c, 0, true) // without it the next one waits a TTL
 	}
+	return why
 }
+
+var (
+	errSucceeded = errors.New("a higher claim rules")
+	errNotOurs   = errors.New("the bucket is no longer known to be this region's")
+	errSilent    = errors.New("no beat reached the bucket for as long as others wait")
+)
 
 // renew beats until it no longer may: a higher claim rules, the bucket is no
 // longer known to be ours, or no beat arrived for a TTL.
-func (d *Duty) renew(ctx context.Context, c claim) {
+func (d *Duty) renew(ctx context.Context, c claim) error {
 	last := time.Now()
 	for n := uint64(1); ; n++ {
 		mine, err := d.rules(ctx, c)
-		if err == nil && !mine || !d.o.Ready() {
-			return
+		switch {
+		case err == nil && !mine:
+			return errSucceeded
+		case !d.o.Ready():
+			return errNotOurs
 		}
 		if err == nil {
 			err = d.beat(ctx, c, n, false)
@@ -165,19 +209,28 @@ func (d *Duty) renew(ctx context.Context, c claim) {
 		if err == nil {
 			last = time.Now()
 		}
-		if time.Since(last) >= d.o.TTL || d.wait(ctx, d.o.TTL/3, nil) != nil {
-			return
+		if time.Since(last) >= d.o.TTL {
+			return errSilent
+		}
+		if err := d.wait(ctx, d.o.TTL/3, nil); err != nil {
+			return err
 		}
 	}
 }
 
+// inboxEvery batches' time the inbox is listed unasked.
+const inboxEvery = 5
+
 // keep has the catalog open, and folds, until something fails.
 func (d *Duty) keep(ctx context.Context, c claim) error {
-	k, err := open(ctx, d.b)
+	d.notes.ask(d.o.Seen != nil)
+	defer d.notes.ask(false)
+	k, err := open(ctx, d.b, newSeats(d.o.Seen, &d.notes, d.o.Every))
 	if err != nil {
 		return err
 	}
 	defer func() {
+		d.keeping.Store(false)
 		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		defer cancel()
 		if err := k.w.Close(bye); err != nil {
@@ -188,10 +241,18 @@ func (d *Duty) keep(ctx context.Context, c claim) error {
 	if mine, err := d.rules(ctx, c); err != nil || !mine {
 		return err
 	}
+	d.keeping.Store(true)
 	k.told = d.o.Folded
 	k.tell()
+	inbox, listed := true, time.Now()
 	for {
-		_, more, err := k.fold(ctx, c)
+		more := false
+		if inbox {
+			listed = time.Now()
+			_, more, err = k.fold(ctx, c)
+		} else {
+			err = k.follow(ctx, c)
+		}
 		if err != nil {
 			return err
 		}
@@ -199,11 +260,27 @@ func (d *Duty) keep(ctx context.Context, c claim) error {
 		if err := d.wait(ctx, d.o.Every, nil); err != nil {
 			return err
 		}
-		if more {
-			continue
-		}
-		if err := d.wait(ctx, 5*d.o.Every, d.poke); err != nil {
+		if inbox, err = d.rest(ctx, k, more, listed.Add(inboxEvery*d.o.Every)); err != nil {
 			return err
 		}
 	}
+}
+
+// rest waits until there is something to do, and reports whether the inbox is
+// to be listed.
+func (d *Duty) rest(ctx context.Context, k *keeper, more bool, inbox time.Time) (bool, error) {
+	after, busy := k.seats.due()
+	if more || busy {
+		after = 0
+	}
+	t := time.NewTimer(min(after, time.Until(inbox)))
+	defer t.Stop()
+	select {
+	case <-d.poke:
+		more = true
+	case <-d.notes.moved:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return more || !time.Now().Before(inbox), ctx.Err()
 }

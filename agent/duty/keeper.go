@@ -9,22 +9,26 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/quarry-db/quarry/pkg/bucket"
 	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/pkg/slatedb"
 )
 
 const (
 	foldAtOnce = 500     // inbox objects in one batch
-	flushBytes = 8 << 20 // of the catalog's memtable
+	flushBytes = 2 << 20 // of the catalog's memtable
 	flushWAL   = 200     // WAL objects that a reader has to replay at most
+	// pollEvery is how often the writer looks for what others did to the
+	// manifest. Nobody does anything to it, and who takes over is noticed at
+	// the next write.
+	pollEvery = time.Minute
 )
 
 // keeper has the catalog slate open as its writer. It belongs to one goroutine.
 type keeper struct {
-	b        *bucket.Bucket
+	b        store
 	w        *slatedb.Writer
 	revision uint64
 	declared map[string]catalog.Registration // by id, what the rows say
@@ -32,6 +36,7 @@ type keeper struct {
 	strange  map[string]bool                 // paths of rows that cannot be understood: they stay
 	passed   map[string]time.Time            // inbox objects that cannot be understood, as they were
 	told     func(map[string]catalog.Registration)
+	seats    *seats
 }
 
 // head is the row at [catalog.HeadPath].
@@ -45,12 +50,14 @@ type head struct {
 // open opens the catalog, fences who wrote it before and reads what is in it.
 // Rows that cannot be understood stay as they are; a revision that cannot is
 // an error, for revisions must not go back.
-func open(ctx context.Context, b *bucket.Bucket) (*keeper, error) {
-	w, err := slatedb.Open(ctx, b, catalog.CatalogRoot, slatedb.Options{FlushBytes: flushBytes, FlushWAL: flushWAL, Tidy: &slatedb.Tidy{}})
+func open(ctx context.Context, b store, s *seats) (*keeper, error) {
+	w, err := slatedb.Open(ctx, b, catalog.CatalogRoot, slatedb.Options{
+		FlushBytes: flushBytes, FlushWAL: flushWAL, Poll: pollEvery, Tidy: &slatedb.Tidy{},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open the catalog slate: %w", err)
 	}
-	k := &keeper{b: b, w: w, declared: map[string]catalog.Registration{}, rows: map[string]catalog.Registration{}, strange: map[string]bool{}}
+	k := &keeper{b: b, w: w, declared: map[string]catalog.Registration{}, rows: map[string]catalog.Registration{}, strange: map[string]bool{}, seats: s}
 	if err := k.load(ctx); err != nil {
 		w.Abandon()
 		return nil, fmt.Errorf("read the catalog slate: %w", err)
@@ -73,29 +80,26 @@ func (k *keeper) load(ctx context.Context) error {
 			continue
 		}
 		k.revision = max(k.revision, row.Revision)
-		if !catalog.HoldsDeclaration(row.Path) {
-			continue
-		}
-		var id struct{ ID string }
-		if json.Unmarshal(row.Value, &id) != nil || id.ID == "" {
-			k.strange[path] = true
-			continue
-		}
-		r, err := catalog.ReadRegistration(id.ID+".json", row.Value)
+		v, err := catalog.ReadRow(row)
 		if err != nil {
 			k.strange[path] = true
 			continue
 		}
-		k.declared[r.ID], k.rows[path] = r, r
+		if r, ok := v.(catalog.Registration); ok {
+			k.declared[r.ID], k.rows[path] = r, r
+			continue
+		}
+		k.seats.load(path, v)
 	}
 	return nil
 }
 
-// fold takes what lies in the inbox into the catalog, one batch, and removes it
-// only when the batch is durable. It reports how many were taken and whether
-// more lie there. What cannot be understood stays where it is: the watcher
-// tells of it. After a crash between batch and removal the same objects are
-// found again, change no row and are removed.
+// fold takes what lies in the inbox and what was seen since into the catalog,
+// one batch, and removes from the inbox only when the batch is durable. It
+// reports how many declarations were taken and whether more lie there. What
+// cannot be understood stays where it is: the watcher tells of it. After a crash
+// between batch and removal the same objects are found again, change no row and
+// are removed.
 func (k *keeper) fold(ctx context.Context, c claim) (taken int, more bool, err error) {
 	listed := map[string]time.Time{}
 	err = k.b.Walk(ctx, catalog.InboxPrefix, "", func(key string, size int64, modified time.Time) error {
@@ -136,10 +140,11 @@ func (k *keeper) fold(ctx context.Context, c claim) (taken int, more bool, err e
 		all[r.ID] = r
 		folded = append(folded, key)
 	}
-	if len(folded) == 0 {
-		return 0, false, nil
+	var declared map[string]catalog.Registration
+	if len(folded) > 0 {
+		declared = catalog.Settled(all)
 	}
-	if err := k.write(ctx, c, catalog.Settled(all)); err != nil {
+	if err := k.write(ctx, c, declared); err != nil {
 		return 0, false, err
 	}
 	for _, key := range folded {
@@ -156,46 +161,69 @@ func same(a, b catalog.Registration) bool {
 	return string(x) == string(y)
 }
 
-// write makes the rows those of declared, in one batch with the next revision.
-// Rows that are as they should be are not written.
+// follow takes what was seen since into the catalog, and leaves the inbox for
+// another time.
+func (k *keeper) follow(ctx context.Context, c claim) error { return k.write(ctx, c, nil) }
+
+// write makes the rows those of declared and of what is seen, in one batch with
+// the next revision. Rows that are as they should be are not written. declared is
+// nil when nothing was declared.
 func (k *keeper) write(ctx context.Context, c claim, declared map[string]catalog.Registration) error {
-	want, next := catalog.DeclarationPaths(declared), k.revision+1
+	ch := &changes{revision: k.revision + 1, strange: k.strange}
+	var rows map[string]catalog.Registration
+	if declared != nil {
+		var err error
+		if rows, err = k.declare(ch, declared); err != nil {
+			return err
+		}
+	}
+	if err := k.seats.gather(ctx, ch, sync.OnceValue(k.w.Snapshot)); err != nil {
+		return err
+	}
+	if ch.batch.Len() == 0 {
+		return nil
+	}
+	if err := ch.put(catalog.HeadPath, head{Version: 1, Holder: c.Holder, Claim: c.Number}); err != nil {
+		return err
+	}
+	if _, err := k.w.Write(ctx, &ch.batch); err != nil {
+		return fmt.Errorf("write revision %d of the catalog: %w", ch.revision, err)
+	}
+	k.revision = ch.revision
+	if rows != nil {
+		k.declared, k.rows = declared, rows
+		k.tell()
+	}
+	return nil
+}
+
+// declare puts the rows of declared into a batch, and returns them; nil when
+// they are those that the catalog has.
+func (k *keeper) declare(ch *changes, declared map[string]catalog.Registration) (map[string]catalog.Registration, error) {
+	want, before := catalog.DeclarationPaths(declared), ch.batch.Len()
 	for path := range k.strange {
 		if r, taken := want[path]; taken {
 			delete(want, path)
 			want[catalog.DeclaredPath(r.Slate, r.ID)] = r
 		}
 	}
-	var batch slatedb.Batch
 	for _, path := range slices.Sorted(maps.Keys(want)) {
 		if was, ok := k.rows[path]; ok && same(was, want[path]) {
 			continue
 		}
-		row, err := catalog.EncodeRow(path, want[path], next)
-		if err != nil {
-			return err
+		if err := ch.put(path, want[path]); err != nil {
+			return nil, err
 		}
-		batch.Put(row.Key(), row.Value)
 	}
 	for path := range k.rows {
 		if _, still := want[path]; !still {
-			batch.Delete(catalog.Row{Path: path}.Key())
+			ch.remove(path)
 		}
 	}
-	if batch.Len() == 0 {
-		return nil
+	if ch.batch.Len() == before {
+		return nil, nil
 	}
-	row, err := catalog.EncodeRow(catalog.HeadPath, head{Version: 1, Holder: c.Holder, Claim: c.Number}, next)
-	if err != nil {
-		return err
-	}
-	batch.Put(row.Key(), row.Value)
-	if _, err := k.w.Write(ctx, &batch); err != nil {
-		return fmt.Errorf("write revision %d of the catalog: %w", next, err)
-	}
-	k.revision, k.declared, k.rows = next, declared, want
-	k.tell()
-	return nil
+	return want, nil
 }
 
 func (k *keeper) tell() {

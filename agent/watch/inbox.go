@@ -247,6 +247,7 @@ func (w *Watcher) readLeases(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer w.leasesRead.Store(true) // what follows tells of them
 	if !changed {
 		w.leases.every = min(max(2*w.leases.every, 2*w.o.Poll), 10*w.o.Poll)
 		return nil

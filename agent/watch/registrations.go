@@ -16,27 +16,46 @@ import (
 	"github.com/quarry-db/quarry/pkg/slatedb"
 )
 
-// catalogEvery is how many polls lie between two looks at the catalog slate.
-const catalogEvery = 60
+// catalogEvery is how many polls lie between two looks at the catalog slate, and
+// catalogRarely when it goes on moving without another declaration: what it
+// keeps of placements moves all the time, and what leaves the inbox is looked
+// for at once.
+const (
+	catalogEvery  = 60
+	catalogRarely = 10 * catalogEvery
+)
 
 // fold is the catalog slate as it was last read. It belongs to its task.
 type fold struct {
 	head  *slatedb.Head // without contents; nil: never read
 	tail  uint64        // the last WAL object that was read
 	looks int
+	every time.Duration // in polls; 0: catalogEvery
 }
 
 // catalogTask reads registrations from the catalog slate when there is one. It
-// only reads: nobody but the region's duty writes there.
+// only reads: nobody but the region's duty writes there, and when that is this
+// process it knows without reading.
 func (w *Watcher) catalogTask(ctx context.Context) time.Duration {
-	const again = catalogEvery
 	w.catalogMu.Lock()
 	defer w.catalogMu.Unlock()
-	if w.catalog.head != nil && !w.catalog.moved(ctx, w.look) {
-		return again * w.o.Poll
+	if w.o.Keeping != nil && w.o.Keeping() {
+		w.catalog.every = 0
+		return catalogEvery * w.o.Poll
 	}
-	_ = w.refreshCatalog(ctx)
-	return again * w.o.Poll
+	if w.catalog.head == nil || w.catalog.moved(ctx, w.look) {
+		w.pending.Lock()
+		before := w.fromCatalog
+		w.pending.Unlock()
+		every, err := w.catalog.every, w.refreshCatalog(ctx)
+		w.pending.Lock()
+		same := maps.EqualFunc(before, w.fromCatalog, sameRegistration)
+		w.pending.Unlock()
+		if w.catalog.every = 0; err == nil && same {
+			w.catalog.every = min(max(2*every, 2*catalogEvery), catalogRarely)
+		}
+	}
+	return max(w.catalog.every, catalogEvery) * w.o.Poll
 }
 
 // refreshCatalog reads the catalog slate anew. That there is none is no error:
@@ -106,7 +125,7 @@ func (w *Watcher) readCatalog(ctx context.Context) (map[string]catalog.Registrat
 	}
 	rows, bad, err := registrationsIn(ctx, r)
 	if err == nil && r.ManifestID() == head.ID {
-		w.catalog = fold{head: &slatedb.Head{Root: head.Root, ID: head.ID, SHA256: head.SHA256}, tail: r.WALTail()}
+		w.catalog.head, w.catalog.tail, w.catalog.looks = &slatedb.Head{Root: head.Root, ID: head.ID, SHA256: head.SHA256}, r.WALTail(), 0
 	}
 	return rows, bad, err
 }

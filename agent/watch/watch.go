@@ -80,6 +80,10 @@ type Options struct {
 	// Declared is called when something lies in the inbox; it must not block.
 	// nil: nobody folds it into the catalog in this process.
 	Declared func()
+	// Keeping reports whether this process writes the catalog slate itself:
+	// then [Watcher.TakeCatalog] says what is declared in it, and it is not
+	// read. It must not block. nil: it does not.
+	Keeping func() bool
 }
 
 // Validate checks the options and fills in defaults.
@@ -135,6 +139,7 @@ type Watcher struct {
 	ending     atomic.Bool // the process ends: write down what was seen
 	behind     atomic.Bool
 	inboxAgain atomic.Bool
+	leasesRead atomic.Bool
 	spend      spending
 	onDuty     atomic.Bool // it looks; else it stands by
 	hints      *ration
