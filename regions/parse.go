@@ -24,6 +24,35 @@ const APIVersion = "quarry/v1"
 type Documents struct {
 	Policies []Policy
 	Holds    []Hold
+
+	file   string
+	bodies map[string]ast.Node // by kind and name: where errors point
+}
+
+// CheckIn refuses documents that name a region which the set does not have, or
+// require more regions than they match. The error is a *[DocumentError].
+func (d *Documents) CheckIn(set Set) error {
+	for i := range d.Policies {
+		p := &d.Policies[i]
+		if field, err := p.checkIn(set); err != nil {
+			return d.at(KindPolicy, p.Name, field, err)
+		}
+	}
+	for i := range d.Holds {
+		h := &d.Holds[i]
+		if field, err := h.Select.checkIn(set); err != nil {
+			return d.at(KindHold, h.Name, field, err)
+		}
+	}
+	return nil
+}
+
+// at is an error of a field of one of the documents.
+func (d *Documents) at(kind, name, field string, err error) error {
+	if body := d.bodies[kind+" "+name]; body != nil {
+		return at(d.file, body, field, err)
+	}
+	return &DocumentError{File: d.file, Field: field, Err: err}
 }
 
 // DocumentError says where in a file a document is wrong and what would be
@@ -71,7 +100,7 @@ func ParseDocuments(file string, b []byte) (out Documents, err error) {
 	if err != nil {
 		return out, yamlError(file, err)
 	}
-	names := map[string]bool{}
+	out.file, out.bodies = file, map[string]ast.Node{}
 	for _, doc := range f.Docs {
 		if doc.Body == nil || doc.Body.Type() == ast.NullType || doc.Body.Type() == ast.CommentType {
 			continue
@@ -83,13 +112,13 @@ func ParseDocuments(file string, b []byte) (out Documents, err error) {
 		if err != nil {
 			return Documents{}, err
 		}
-		if key := kind + " " + name; names[key] {
+		if key := kind + " " + name; out.bodies[key] != nil {
 			return Documents{}, at(file, doc.Body, "metadata.name", fmt.Errorf("%s %q is in this file twice: %w", kind, name, ErrInvalid))
 		} else {
-			names[key] = true
+			out.bodies[key] = doc.Body
 		}
 	}
-	if len(names) == 0 {
+	if len(out.bodies) == 0 {
 		return out, &DocumentError{File: file, Err: fmt.Errorf("no document: one begins with apiVersion: %s and kind: Policy: %w", APIVersion, ErrInvalid)}
 	}
 	return out, nil
@@ -129,18 +158,18 @@ func (d *Documents) read(file string, body ast.Node) (kind, name string, _ error
 	switch {
 	case h.APIVersion != APIVersion:
 		return "", "", at(file, body, "apiVersion", fmt.Errorf("%q: this version of quarry reads %s: %w", h.APIVersion, APIVersion, ErrInvalid))
-	case h.Kind != "Policy" && h.Kind != "Hold":
+	case h.Kind != KindPolicy && h.Kind != KindHold:
 		return "", "", at(file, body, "kind", fmt.Errorf("%q: Policy or Hold: %w", h.Kind, ErrInvalid))
 	}
 	if err := checkDocumentName(h.Metadata.Name); err != nil {
 		return "", "", at(file, body, "metadata.name", err)
 	}
-	if h.Kind == "Policy" {
+	if h.Kind == KindPolicy {
 		var p policyDocument
 		if err := strictly(file, body, &p); err != nil {
 			return "", "", err
 		}
-		p.Name, p.Owner = h.Metadata.Name, h.Metadata.Owner
+		p.Name, p.Owner, p.Applied.Source = h.Metadata.Name, h.Metadata.Owner, body.String()
 		if field, err := p.Policy.check(); err != nil {
 			return "", "", at(file, body, field, err)
 		}
@@ -151,7 +180,7 @@ func (d *Documents) read(file string, body ast.Node) (kind, name string, _ error
 	if err := strictly(file, body, &p); err != nil {
 		return "", "", err
 	}
-	p.Name = h.Metadata.Name
+	p.Name, p.Applied.Source = h.Metadata.Name, body.String()
 	if field, err := p.check(); err != nil {
 		return "", "", at(file, body, field, err)
 	}

@@ -15,6 +15,9 @@ import (
 type Policy struct {
 	Name  string `yaml:"-" json:"name"`
 	Owner string `yaml:"-" json:"owner,omitempty"`
+	// Applied is of a policy among [Rules]; one that was only read has its
+	// Source.
+	Applied Applied `yaml:"-" json:"-"`
 
 	Select Select `yaml:"select" json:"select"`
 	// Trim: nil permits no trimming.
@@ -162,7 +165,11 @@ type Breaker struct {
 // Hold keeps the history of the slates it selects, whatever policies permit. It
 // is a document of its own, with a permission of its own.
 type Hold struct {
-	Name   string `yaml:"-" json:"name"`
+	Name    string  `yaml:"-" json:"name"`
+	Applied Applied `yaml:"-" json:"-"` // as of a [Policy]
+	// Releasing is who asked first for the release of a legal hold.
+	Releasing string `yaml:"-" json:"-"`
+
 	Select Select `yaml:"select" json:"select"`
 	// Scope is what it forbids; none given: everything.
 	Scope []Action `yaml:"scope" json:"scope,omitempty"`
@@ -216,6 +223,11 @@ func (s *Select) Matches(o Subject) bool {
 	}
 	e := s.Except
 	return e == nil || !fits(e.Labels, e.Kinds, e.Names, o)
+}
+
+// Named reports whether the selection may be about a slate of that name.
+func (s *Select) Named(name string) bool {
+	return len(s.Names) == 0 || slices.ContainsFunc(s.Names, func(g string) bool { return Glob(g, name) })
 }
 
 // InRegion reports whether the selection is about a region.
@@ -272,21 +284,27 @@ func (p *Policy) Required(set Set) []Region {
 // requires more regions than it matches. That is a matter of both, and is
 // looked at when either changes.
 func (p *Policy) CheckIn(set Set) error {
-	for _, g := range p.Select.Regions {
-		if !strings.ContainsAny(g, "*?") && set.Get(g) == nil {
-			return fmt.Errorf("policy %s: select.regions: there is no region %q; there are %s: %w", p.Name, g, strings.Join(set.Names(), ", "), ErrInvalid)
-		}
+	if field, err := p.checkIn(set); err != nil {
+		return fmt.Errorf("policy %s: %s: %w", p.Name, field, err)
+	}
+	return nil
+}
+
+func (p *Policy) checkIn(set Set) (field string, err error) {
+	if field, err := p.Select.checkIn(set); err != nil {
+		return field, err
 	}
 	if p.Trim == nil {
-		return nil
+		return "", nil
 	}
 	required := p.Required(set)
-	for _, name := range p.Trim.Require.Include {
+	for i, name := range p.Trim.Require.Include {
+		field := fmt.Sprintf("trim.require.include[%d]", i)
 		if set.Get(name) == nil {
-			return fmt.Errorf("policy %s: trim.require.include: there is no region %q; there are %s: %w", p.Name, name, strings.Join(set.Names(), ", "), ErrInvalid)
+			return field, noRegion(name, set)
 		}
 		if !slices.ContainsFunc(required, func(r Region) bool { return r.Name == name }) {
-			return fmt.Errorf("policy %s: trim.require.include: region %q is retired or not among select.regions: %w", p.Name, name, ErrInvalid)
+			return field, fmt.Errorf("region %q is retired or not among select.regions: %w", name, ErrInvalid)
 		}
 	}
 	active := 0
@@ -296,7 +314,61 @@ func (p *Policy) CheckIn(set Set) error {
 		}
 	}
 	if n := p.Trim.Require.AtLeast; n > active {
-		return fmt.Errorf("policy %s: trim.require.atLeast: %d, but it matches %d active regions: %w", p.Name, n, active, ErrInvalid)
+		return "trim.require.atLeast", fmt.Errorf("%d, but it matches %d active regions: %w", n, active, ErrInvalid)
 	}
-	return nil
+	return "", nil
+}
+
+// checkIn refuses a selection that names a region which the set does not have.
+func (s *Select) checkIn(set Set) (field string, err error) {
+	for i, g := range s.Regions {
+		if !strings.ContainsAny(g, "*?") && set.Get(g) == nil {
+			return fmt.Sprintf("select.regions[%d]", i), noRegion(g, set)
+		}
+	}
+	return "", nil
+}
+
+func noRegion(name string, set Set) error {
+	return fmt.Errorf("there is no region %q; there are %s: %w", name, strings.Join(set.Names(), ", "), ErrInvalid)
+}
+
+// String says in words what the selection is about.
+func (s *Select) String() string {
+	var parts []string
+	add := func(what string, list []string) {
+		if len(list) > 0 {
+			parts = append(parts, what+" "+strings.Join(list, ","))
+		}
+	}
+	add("names", s.Names)
+	add("kinds", kindNames(s.Kinds))
+	add("labels", labelTexts(s.Labels))
+	add("regions", s.Regions)
+	if e := s.Except; e != nil {
+		add("except names", e.Names)
+		add("except kinds", kindNames(e.Kinds))
+		add("except labels", labelTexts(e.Labels))
+	}
+	if len(parts) == 0 {
+		return "everything"
+	}
+	return strings.Join(parts, "; ")
+}
+
+func kindNames(kinds []catalog.Kind) []string {
+	var out []string
+	for _, k := range kinds {
+		out = append(out, string(k))
+	}
+	return out
+}
+
+func labelTexts(labels map[string]string) []string {
+	var out []string
+	for k, v := range labels {
+		out = append(out, k+"="+v)
+	}
+	slices.Sort(out)
+	return out
 }

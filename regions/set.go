@@ -18,8 +18,11 @@ import (
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
-// ErrInvalid is wrapped by every refusal.
+// ErrInvalid is wrapped by every refusal of what makes no sense.
 var ErrInvalid = errors.New("invalid")
+
+// ErrSecondPerson says that another person has to agree.
+var ErrSecondPerson = errors.New("another person has to agree")
 
 // Format is the version of the encoding that [Set.Encode] writes.
 const Format = 1
@@ -154,6 +157,12 @@ func (s Set) Same(o Set) bool { return slices.Equal(s.Names(), o.Names()) }
 func (s Set) Clone() Set {
 	s.Regions = slices.Clone(s.Regions)
 	return s
+}
+
+// Insert adds a region that the set does not have.
+func (s *Set) Insert(r Region) {
+	i, _ := slices.BinarySearchFunc(s.Regions, r.Name, func(r Region, n string) int { return strings.Compare(r.Name, n) })
+	s.Regions = slices.Insert(s.Regions, i, r)
 }
 
 // Get finds a region; nil when the set has none of that name. The pointer is

@@ -136,13 +136,36 @@ func (c *call) act(body any, work func(by string) (string, error)) error {
 	if err != nil {
 		return err
 	}
-	do := func() ([]byte, error) {
-		what, err := work(c.by())
+	return c.onlyOnce(raw, func(by string) ([]byte, error) {
+		what, err := work(by)
 		if err != nil {
 			return nil, err
 		}
-		return doneType.AppendJSON(nil, &Done{Done: !c.dry(), What: what, By: c.by()}, nil), nil
+		return doneType.AppendJSON(nil, &Done{Done: !c.dry(), What: what, By: by}, nil), nil
+	})
+}
+
+// work is [call.act] for work that makes its own answer; the body was checked
+// to fit the operation's type, and is in c.body.
+func (c *call) work(do func(by string) ([]byte, error)) error {
+	if _, err := c.flag("validate_only"); err != nil {
+		return err
 	}
+	if err := c.read(); err != nil {
+		return err
+	}
+	return c.onlyOnce(c.body, do)
+}
+
+// read reads the body strictly, by the operation's type.
+func (c *call) read() (err error) {
+	c.body, err = c.readBody(c.op.body.New())
+	return err
+}
+
+// onlyOnce does the work once for each idempotency key, and answers.
+func (c *call) onlyOnce(raw []byte, work func(by string) ([]byte, error)) error {
+	do := func() ([]byte, error) { return work(c.by()) }
 	key := c.r.Header.Get("Idempotency-Key")
 	if key == "" {
 		b, err := do()
@@ -167,7 +190,7 @@ func (c *call) act(body any, work func(by string) (string, error)) error {
 func (c *call) readBody(into any) ([]byte, error) {
 	raw, err := io.ReadAll(c.r.Body)
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
-		return nil, problem(http.StatusRequestEntityTooLarge, CodeBadBody, "", "", "a body of more than %d bytes", maxBody)
+		return nil, problem(http.StatusRequestEntityTooLarge, CodeBadBody, "", "", "a body of more than %d bytes", or(c.op.limit, maxBody))
 	}
 	if err != nil {
 		return nil, problem(http.StatusBadRequest, CodeBadBody, "", "", "read the body: %v", err)

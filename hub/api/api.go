@@ -22,6 +22,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/quarry-db/quarry/hub/state"
 	"github.com/quarry-db/quarry/hub/view"
 )
 
@@ -39,6 +40,9 @@ type Source interface {
 	// state.ErrNotMissing.
 	AcceptRegion(ctx context.Context, name, by string) error
 	Forget(ctx context.Context, region, slate, by string) error
+	// Do carries any other command to the hub's loop and returns when it is in
+	// force, or with its refusal.
+	Do(ctx context.Context, c state.Command) error
 }
 
 // Options of the API; the zero value works.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/quarry-db/quarry/hub/state"
 	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/regions"
 )
 
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
@@ -32,10 +34,16 @@ type fleet struct {
 	news     chan struct{}
 	accepted []string
 	forgot   []string
+	ruler    *state.State // what people decided, by the real rules
 }
 
 func newFleet() *fleet {
 	f := &fleet{b: view.NewBuilder(100, 50, 40), now: noon, news: make(chan struct{})}
+	set, err := regions.Parse([]string{"asia", "eu", "us"})
+	if err != nil {
+		panic(err)
+	}
+	f.ruler = state.New(state.Config{}, state.Saved{Regions: set}, noon)
 	f.change(func(b *view.Builder) {
 		for _, r := range []struct {
 			name  string
@@ -126,6 +134,25 @@ func (f *fleet) Forget(_ context.Context, region, slate, by string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.forgot = append(f.forgot, region+" "+slate+" by "+by)
+	return nil
+}
+
+func (f *fleet) Do(_ context.Context, c state.Command) error {
+	f.mu.Lock()
+	r := f.ruler.Step(c, f.now)
+	v := f.ruler.View()
+	f.mu.Unlock()
+	if r.Err != nil {
+		return r.Err
+	}
+	f.change(func(b *view.Builder) {
+		b.SetRules(v.Rules(), slices.Collect(v.Policies()), slices.Collect(v.Holds()), slices.Collect(v.Freezes()))
+		for row := range v.Regions() {
+			if old := b.Region(row.Name); old == nil || old.Membership != row.Membership {
+				b.SetRegion(row, false)
+			}
+		}
+	})
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -115,6 +116,27 @@ func TestEveryOperationAnswersAsDocumented(t *testing.T) {
 	check("accept_region", "POST", "/v1/regions/eu:accept", "{}")
 	check("forget_placement", "POST", "/v1/placements:forget", `{"slate":"dbs/lost","region":"us"}`)
 	check("forget_placement", "POST", "/v1/placements:forget", `{"slate":"dbs/orders","region":"us"}`)
+	documents := `{"file":"p.yaml","content":` + strconv.Quote(archives+aHold) + `}`
+	check("test_policies", "POST", "/v1/policies:test", documents)
+	check("test_policies", "POST", "/v1/policies:test", `{"file":"p.yaml","content":"kind: Policy"}`)
+	check("apply_documents", "POST", "/v1/documents:apply?validate_only=true", documents)
+	check("apply_documents", "POST", "/v1/documents:apply", documents)
+	check("apply_documents", "POST", "/v1/documents:apply", `{"file":"p.yaml","content":""}`)
+	check("get_policy", "GET", "/v1/policies/archives", "")
+	check("get_hold", "GET", "/v1/holds/case-4711", "")
+	check("explain_slate", "GET", "/v1/slates/archive%2F0:explain", "")
+	check("explain_slate", "GET", "/v1/slates/dbs%2Forders:explain?verb=trim", "")
+	check("explain_slate", "GET", "/v1/slates/nobody:explain", "")
+	check("freeze", "POST", "/v1/freezes:freeze", `{"scope":"all","why":"a test"}`)
+	check("list_freezes", "GET", "/v1/freezes", "")
+	check("thaw", "POST", "/v1/freezes:thaw", `{"scope":"all"}`)
+	check("thaw", "POST", "/v1/freezes:thaw", `{"scope":"all"}`)
+	check("release_hold", "POST", "/v1/holds/case-4711:release", `{"why":"settled"}`)
+	check("remove_policy", "POST", "/v1/policies/archives:remove", `{}`)
+	check("join_region", "POST", "/v1/regions/ap:join", `{}`)
+	check("join_region", "POST", "/v1/regions/ap:join", `{"as":"active"}`)
+	check("join_region", "POST", "/v1/regions/ap:join", `{"as":"king"}`)
+	check("retire_region", "POST", "/v1/regions/ap:retire", `{}`)
 	for _, id := range []string{"openapi", "livez", "readyz", "metrics"} {
 		for path, item := range doc.Paths.Map() {
 			if item.Get != nil && item.Get.OperationID == id {
@@ -136,7 +158,7 @@ func TestEveryOperationAnswersAsDocumented(t *testing.T) {
 func TestTheValidatorRefusesBrokenRows(t *testing.T) {
 	doc := contract(t)
 	s := doc.Components.Schemas["RestorePoint"].Value
-	good := `{"slate":"a","region":"eu","root":"a","incarnation":"","id":"x","source":"snapshot","position":18446744073709551615,"position_domain":"lsn","lineage":"","created_at":null,"state":"listed","observed_at":"2026-11-21T12:00:00Z"}`
+	good := `{"slate":"a","region":"eu","root":"a","incarnation":"","id":"x","source":"snapshot","position":18446744073709551615,"position_domain":"lsn","lineage":"","created_at":null,"state":"listed","observed_at":"2026-11-21T12:00:00Z","first_seen":"2026-11-21T12:00:00Z"}`
 	for text, ok := range map[string]bool{
 		good: true,
 		strings.Replace(good, `"state":"listed",`, "", 1):        false,

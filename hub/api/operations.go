@@ -23,6 +23,7 @@ type operation struct {
 	doc     string
 	params  []*param
 	body    *query.Type // what the body holds; nil: none
+	limit   int64       // bytes of the body at most; 0: maxBody
 	answer  schema      // of a 200
 	stream  bool        // the answer is server-sent events
 	plain   string      // media type of an answer that is no JSON
@@ -69,6 +70,7 @@ func operations() []*operation {
 	}
 	ops = append(ops, eventOperations(eventRows())...)
 	ops = append(ops, actions()...)
+	ops = append(ops, ruleOperations()...)
 	ops = append(ops, service()...)
 	for _, op := range ops {
 		op.prefix, op.suffix, op.named = strings.Cut(op.path, "{name}")
@@ -117,6 +119,7 @@ type call struct {
 	r     *http.Request
 	name  string // of the path's {name}, decoded
 	query url.Values
+	body  []byte // checked against the operation's type by [call.read]
 }
 
 // ServeHTTP routes a request, checks what all requests have in common, and
@@ -239,7 +242,7 @@ func (c *call) check() error {
 		}
 	}
 	if c.r.Body != nil {
-		c.r.Body = http.MaxBytesReader(c.w, c.r.Body, maxBody)
+		c.r.Body = http.MaxBytesReader(c.w, c.r.Body, or(c.op.limit, maxBody))
 	}
 	return nil
 }

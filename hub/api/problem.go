@@ -20,7 +20,8 @@ type Problem struct {
 	Detail string `json:"detail" doc:"What is wrong with this request."`
 	Code   string `json:"code" doc:"Stable name of the kind of problem, for programs."`
 	Field  string `json:"field,omitempty" doc:"The parameter or field that is wrong."`
-	Column int    `json:"column,omitempty" doc:"Where in the field, 1-based, in characters."`
+	Line   int    `json:"line,omitempty" doc:"policy-rejected: where in the file, 1-based."`
+	Column int    `json:"column,omitempty" doc:"Where in the field or line, 1-based, in characters."`
 	Caret  string `json:"caret,omitempty" doc:"The field's value and, on a second line, a caret under the column."`
 	Hint   string `json:"hint,omitempty" doc:"What to do."`
 	// Regions explains not-fresh.
@@ -61,6 +62,9 @@ const (
 	CodeNotReady        = "not-ready"
 	CodeTimeout         = "timed-out"
 	CodeInternal        = "internal"
+	CodeRejected        = "policy-rejected"
+	CodeLineages        = "several-lineages"
+	CodeRefused         = "refused"
 )
 
 var titles = map[string]string{
@@ -85,6 +89,9 @@ var titles = map[string]string{
 	CodeNotReady:        "The hub has not loaded its view yet",
 	CodeTimeout:         "The hub did not answer in time",
 	CodeInternal:        "The hub failed",
+	CodeRejected:        "The documents are refused as a whole",
+	CodeLineages:        "The name means several databases",
+	CodeRefused:         "A rule does not allow it",
 }
 
 func problem(status int, code, field, hint, format string, args ...any) *Problem {

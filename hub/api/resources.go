@@ -8,6 +8,7 @@ import (
 	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/regions/plan"
 )
 
 // Columns of placements that no field shows.
@@ -50,6 +51,7 @@ var values = query.Values{
 	reflect.TypeFor[catalog.Membership]():     text(catalog.Joining, catalog.Active, catalog.Retired),
 	reflect.TypeFor[catalog.RestoreState]():   text(catalog.RestoreListed, catalog.RestoreVerified, catalog.RestoreIncomplete, catalog.RestoreUnreadable),
 	reflect.TypeFor[catalog.RestoreSource]():  text(catalog.SourceCheckpoint, catalog.SourceSnapshot),
+	reflect.TypeFor[plan.Action]():            text(plan.Permit, plan.Wait),
 }
 
 func anyRow[T any](rows iter.Seq[*T]) iter.Seq[any] {
@@ -76,7 +78,7 @@ func resources() []*resource {
 	placements := query.TypeOf[catalog.Placement](view.Placements, values, "slate", "region", "root")
 	restorePoints.Default = "slate, region, position desc"
 	texts := new(query.Sketches) // of placements
-	return []*resource{
+	return append(ruled(), []*resource{
 		{
 			name: view.Regions, one: "region", region: "name", doc: "The region set: every region the hub expects, heard or not.",
 			typ:  query.TypeOf[catalog.Region](view.Regions, values, "name"),
@@ -132,7 +134,7 @@ func resources() []*resource {
 				return view.FindingKey(r.Region, r.Code, r.Root, r.Object)
 			},
 		},
-	}
+	}...)
 }
 
 // eventRows is the log of events, which is listed like rows and watched in

@@ -90,6 +90,9 @@ func TypeOf[T any](name string, values Values, key ...string) *Type {
 	return t
 }
 
+// New makes an empty row.
+func (t *Type) New() any { return reflect.New(t.row).Interface() }
+
 // Key is the row's key: the values of its key fields.
 func (t *Type) Key(row any) []string {
 	v := elem(row)

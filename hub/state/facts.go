@@ -247,7 +247,7 @@ func sameLook(old, is *catalog.RestorePoint) bool {
 		return old.VerifiedAt != nil && is.VerifiedAt != nil && old.VerifiedAt.Equal(*is.VerifiedAt)
 	}
 	c := *is
-	c.Region, c.Slate, c.ObservedAt = old.Region, old.Slate, old.ObservedAt // the hub's
+	c.Region, c.Slate, c.ObservedAt, c.FirstSeen = old.Region, old.Slate, old.ObservedAt, old.FirstSeen // the hub's
 	return reflect.DeepEqual(old, &c)
 }
 

@@ -57,7 +57,7 @@ func New(cfg Config, saved Saved, now time.Time) *State {
 		start = max(start, saved.View.Seq+unsavedSeqs)
 	}
 	s := &State{
-		cfg: cfg, set: saved.Regions.Clone(), setDone: true,
+		cfg: cfg, set: saved.Regions.Clone(), setDone: true, rules: &regions.Rules{},
 		regions: map[string]*region{}, sessions: map[SessionID]*session{},
 		b:     view.NewBuilder(start, cfg.MaxEvents, cfg.MaxChanges),
 		told:  map[string]string{},
@@ -67,11 +67,7 @@ func New(cfg Config, saved Saved, now time.Time) *State {
 	s.clock(now)
 	s.names = s.set.Names()
 	for _, n := range s.names {
-		s.regions[n] = &region{
-			name: n, seats: map[string]*seat{}, kept: map[string]*kept{}, names: map[string]string{}, leases: map[string]map[string]*said{}, rootless: map[string]map[string]*said{},
-			pins: map[string]map[string]bool{}, said: map[factKey]*said{}, clusters: map[string]*cluster{}, since: s.wall, shedAt: maxGone,
-		}
-		s.stirred[n] = true
+		s.addRegion(n)
 	}
 	upto := uint64(0)
 	if saved.View != nil {
@@ -91,6 +87,15 @@ func New(cfg Config, saved Saved, now time.Time) *State {
 	}
 	s.settleAll()
 	return s
+}
+
+// addRegion begins what is known of a region of the set.
+func (s *State) addRegion(name string) {
+	s.regions[name] = &region{
+		name: name, seats: map[string]*seat{}, kept: map[string]*kept{}, names: map[string]string{}, leases: map[string]map[string]*said{}, rootless: map[string]map[string]*said{},
+		pins: map[string]map[string]bool{}, said: map[factKey]*said{}, clusters: map[string]*cluster{}, since: s.wall, shedAt: maxGone,
+	}
+	s.stirred[name] = true
 }
 
 func (s *State) load(v *SavedView) {

@@ -63,10 +63,14 @@ type world struct {
 	log   []catalog.Event
 	seen  int // events shown already
 	start map[state.SessionID]uint64
+
+	ledger map[string][]byte // what the ledger remembers
+	raw    []string          // the indented lines of the command, as they stand
+	args   []string          // of a show command
 }
 
 func play(t *testing.T, script string) string {
-	w := &world{t: t, now: dawn, start: map[state.SessionID]uint64{}}
+	w := &world{t: t, now: dawn, start: map[state.SessionID]uint64{}, ledger: map[string][]byte{}}
 	var out strings.Builder
 	lines := strings.Split(strings.TrimSuffix(script, "\n"), "\n")
 	for i := 0; i < len(lines); i++ {
@@ -77,9 +81,11 @@ func play(t *testing.T, script string) string {
 		}
 		f := strings.Fields(l)
 		var facts [][]string
+		w.raw = nil
 		for i+1 < len(lines) && strings.HasPrefix(lines[i+1], "  ") {
 			i++
 			fmt.Fprintln(&out, lines[i])
+			w.raw = append(w.raw, lines[i][2:])
 			facts = append(facts, strings.Fields(lines[i]))
 		}
 		if f[0] == "show" {
@@ -88,6 +94,7 @@ func play(t *testing.T, script string) string {
 				}
 			}
 			fmt.Fprintln(&out, "----")
+			w.args = f[2:]
 			for _, r := range w.show(f[1]) {
 				fmt.Fprintln(&out, strings.TrimRight(r, " "))
 			}
@@ -198,7 +205,9 @@ func (w *world) do(f []string, facts [][]string) {
 	case "crash": // the view is the one last saved
 		w.revive()
 	default:
-		w.t.Fatalf("unknown command %q", f[0])
+		if !w.command(f[0], args, opt) {
+			w.t.Fatalf("unknown command %q", f[0])
+		}
 	}
 }
 
@@ -242,10 +251,12 @@ func (v *stored) read(t interface{ Fatal(...any) }) *state.SavedView {
 func (w *world) revive() {
 	w.s = state.New(w.cfg, state.Saved{Regions: w.set, View: w.saved.read(w.t), Events: w.log}, w.now)
 	w.start = map[state.SessionID]uint64{}
+	w.replay()
 }
 
 func (w *world) step(e state.Event) {
 	r := w.s.Step(e, w.now)
+	w.append(r.Records)
 	for _, rec := range r.Objects {
 		switch rec := rec.(type) {
 		case state.RegionsRecord:
@@ -291,7 +302,10 @@ func (w *world) fact(l []string, rev catalog.Revision) catalog.Fact {
 	switch l[0] {
 	case "slate", "missing", "unreadable":
 		g := &catalog.Sighting{Slate: args[0], Root: args[0], Kind: catalog.KindSlateDB, Seen: catalog.SeenLive, Reason: opt["why"],
-			ManifestID: num("m"), WriterEpoch: num("e"), Position: num("pos"), Incarnation: opt["inc"], IncarnationKept: opt["inc"] != ""}
+			ManifestID: num("m"), WriterEpoch: num("e"), Position: num("pos"), Incarnation: opt["inc"], IncarnationKept: opt["inc"] != "", Lineage: opt["lin"]}
+		if k, ok := opt["kind"]; ok {
+			g.Kind = catalog.Kind(k)
+		}
 		if l[0] != "slate" {
 			g.Seen = catalog.Seen(l[0])
 		}
@@ -311,7 +325,7 @@ func (w *world) fact(l []string, rev catalog.Revision) catalog.Fact {
 		f.Kind, f.Key, f.Sighting = catalog.FactPlacement, g.Root, g
 	case "point":
 		p := &catalog.RestorePoint{Slate: args[0], Root: args[0], ID: args[1], State: catalog.RestoreState(args[2]), Source: catalog.SourceCheckpoint,
-			Position: num("pos"), Incarnation: opt["inc"]}
+			Position: num("pos"), Incarnation: opt["inc"], Lineage: opt["lin"], Reason: strings.ReplaceAll(opt["why"], "_", " ")}
 		if n := num("at"); n != nil { // verified anew
 			at := dawn.Add(time.Duration(*n) * time.Hour)
 			p.VerifiedAt = &at
@@ -436,7 +450,10 @@ func (w *world) show(what string) (out []string) {
 	case "sent":
 		out, w.sent = w.sent, nil
 	default:
-		w.t.Fatalf("show %q: unknown", what)
+		var ok bool
+		if out, ok = w.showRule(v, what); !ok {
+			w.t.Fatalf("show %q: unknown", what)
+		}
 	}
 	if out == nil {
 		out = []string{"(none)"}

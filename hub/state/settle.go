@@ -273,9 +273,12 @@ func (s *State) settlePoints(r *region, st *seat, own standing) (counted, verifi
 			}
 			continue
 		}
-		rp.Region, rp.Slate, rp.ObservedAt = r.name, st.slate(own, rp.Slate), s.wall
+		rp.Region, rp.Slate, rp.ObservedAt, rp.FirstSeen = r.name, st.slate(own, rp.Slate), s.wall, s.wall
 		if old != nil {
 			rp.ObservedAt = old.ObservedAt
+			if eq(old.Position, rp.Position) { // at another position it is another one
+				rp.FirstSeen = old.FirstSeen
+			}
 			if !reflect.DeepEqual(old, &rp) {
 				if k.since == s.mono {
 					rp.ObservedAt = s.wall

@@ -68,7 +68,7 @@ type Ready struct {
 	// Changed: [State.View] has something new.
 	Changed bool
 	// Err is the refusal of a person's command ([AcceptRegion],
-	// [ForgetPlacement]); then nothing else has changed.
+	// [ForgetPlacement], any [Command]); then nothing else has changed.
 	Err error
 }
 
@@ -103,6 +103,9 @@ type State struct {
 	cfg  Config
 	set  regions.Set
 	same same
+
+	rules *regions.Rules // what people decided; replaced, never changed
+	term  uint64         // the number of the right to decide; 0: none
 
 	// mono is the time the hub has been alive for, by which all patience is
 	// measured. It never goes back, whatever the wall clock does; a jump ahead
@@ -220,6 +223,8 @@ func (s *State) take(e Event) {
 		s.out.Err = s.accept(e)
 	case ForgetPlacement:
 		s.out.Err = s.forget(e)
+	case Command:
+		s.out.Err = e.enact(s)
 	}
 }
 

@@ -54,6 +54,7 @@ func NewBuilder(start uint64, maxEvents, maxChanges int) *Builder {
 			owners:  ownerTable(), findings: findingTable(), clusters: clusterTable(),
 			regions: regionTable(), registrations: registrationTable(), leases: leaseTable(),
 			events: btree.NewBTreeGOptions(func(a, b *catalog.Event) bool { return a.Seq < b.Seq }, unlocked),
+			ruled:  newRuled(),
 		},
 		maxEvents: maxEvents, maxChanges: maxChanges,
 		last:    map[string]map[string]uint64{},
@@ -65,7 +66,7 @@ func NewBuilder(start uint64, maxEvents, maxChanges int) *Builder {
 	b.held = heldTree()
 	b.placed.floor, b.slated.floor = start, start
 	b.cover()
-	for _, r := range []string{RestorePoints, Owners, Findings, Clusters, Regions} {
+	for _, r := range []string{RestorePoints, Owners, Findings, Clusters, Regions, Policies, Holds, Freezes} {
 		b.last[r] = map[string]uint64{}
 		b.changes(r).floor = start
 	}
@@ -88,6 +89,9 @@ func (b *Builder) Publish(now time.Time) *View {
 	keep(&b.View.findings, &v.findings, shareOf(old, func(o *View) *rows[catalog.Finding] { return &o.findings }), b.touched[Findings])
 	keep(&b.View.clusters, &v.clusters, shareOf(old, func(o *View) *rows[catalog.Cluster] { return &o.clusters }), b.touched[Clusters])
 	keep(&b.View.regions, &v.regions, shareOf(old, func(o *View) *rows[catalog.Region] { return &o.regions }), b.touched[Regions])
+	keep(&b.View.policies, &v.policies, shareOf(old, func(o *View) *rows[catalog.Policy] { return &o.policies }), b.touched[Policies])
+	keep(&b.View.holds, &v.holds, shareOf(old, func(o *View) *rows[catalog.Hold] { return &o.holds }), b.touched[Holds])
+	keep(&b.View.freezes, &v.freezes, shareOf(old, func(o *View) *rows[catalog.Freeze] { return &o.freezes }), b.touched[Freezes])
 	keep(&b.View.registrations, &v.registrations, shareOf(old, func(o *View) *rows[Registration] { return &o.registrations }), b.touched[declared])
 	keep(&b.View.leases, &v.leases, shareOf(old, func(o *View) *rows[Lease] { return &o.leases }), b.touched[declared])
 	if old == nil || b.touched[declared] {

@@ -2,6 +2,7 @@ package view
 
 import (
 	"iter"
+	"maps"
 	"slices"
 	"time"
 
@@ -301,6 +302,7 @@ func (b *Builder) StaleRegion(region string, is bool, why string, since time.Tim
 	} else {
 		delete(b.stale, region)
 	}
+	b.late = maps.Clone(b.stale)
 	b.pb.CoverAgain(b.placedIn[region])
 	b.sb.CoverAgain(b.slatedIn[region])
 	b.dirty, b.touched[Placements], b.touched[Slates] = true, true, true

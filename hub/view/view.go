@@ -52,6 +52,8 @@ type View struct {
 
 	events    *btree.BTreeG[*catalog.Event]
 	lastEvent uint64
+
+	ruled
 }
 
 // Seq grows with every publication in which something changed that a watcher
@@ -199,6 +201,12 @@ func (v *View) Row(resource, key string) any {
 		return row(&v.clusters, key)
 	case Regions:
 		return row(&v.regions, key)
+	case Policies:
+		return row(&v.policies, key)
+	case Holds:
+		return row(&v.holds, key)
+	case Freezes:
+		return row(&v.freezes, key)
 	}
 	return nil
 }
@@ -222,6 +230,12 @@ func (v *View) changes(resource string) *changes {
 		return &v.clusters.log
 	case Regions:
 		return &v.regions.log
+	case Policies:
+		return &v.policies.log
+	case Holds:
+		return &v.holds.log
+	case Freezes:
+		return &v.freezes.log
 	}
 	return nil
 }

@@ -151,7 +151,8 @@ type RestorePoint struct {
 	Reason         string        `json:"reason,omitempty" doc:"Which object is missing or wrong."`
 	VerifiedAt     *time.Time    `json:"verified_at,omitempty" doc:"When its objects were last seen (agent's clock)."`
 	Bytes          *uint64       `json:"bytes,omitempty"`
-	ObservedAt     time.Time     `json:"observed_at" doc:"When the hub received it."`
+	ObservedAt     time.Time     `json:"observed_at" doc:"When the hub received it, or its newest verification."`
+	FirstSeen      time.Time     `json:"first_seen" doc:"When the hub first heard of it."`
 }
 
 // Finding is something wrong or dangerous seen in a slate or region.

@@ -1,0 +1,244 @@
+package state
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/quarry-db/quarry/hub/view"
+	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/regions"
+	"github.com/quarry-db/quarry/regions/plan"
+)
+
+// Subject is a slate as the rules see it: all placements of one name and one
+// lineage, for only their positions can be compared.
+type Subject struct {
+	plan.Slate
+	Kind   catalog.Kind
+	Placed []string // in these regions, by name
+	// Declared are labels that owners declared and nobody has confirmed: they
+	// can hold back and permit nothing.
+	Declared []map[string]string
+
+	seen []plan.Pin // pins that storage shows, whatever the rules say
+}
+
+// Subjects gives the slates of a name, one for each lineage and position
+// domain, in order of these; none when nothing goes by that name. The view is
+// only read.
+func Subjects(v *view.View, name string) []Subject {
+	placed := slices.Collect(v.PlacementsOf(name))
+	if len(placed) == 0 {
+		return nil
+	}
+	type identity struct{ lineage, domain string }
+	of := func(p *catalog.Placement) identity { return identity{p.Lineage, p.PositionDomain} }
+	var ids []identity
+	for _, p := range placed {
+		if id := of(p); !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b identity) int {
+		return cmp.Or(cmp.Compare(a.lineage, b.lineage), cmp.Compare(a.domain, b.domain))
+	})
+	points := slices.Collect(v.RestorePointsOf(name))
+	var out []Subject
+	for _, id := range ids {
+		s := Subject{Slate: plan.Slate{Name: name, Domain: id.domain, Lineage: id.lineage}}
+		for _, p := range placed {
+			if of(p) == id {
+				s.add(v, p)
+			}
+		}
+		for r := range v.Regions() {
+			s.Regions = append(s.Regions, s.region(v, r, placed, points))
+		}
+		s.seen = slices.Clip(s.Pins)
+		s.rule(v.Rules(), v.At())
+		out = append(out, s)
+	}
+	return out
+}
+
+// add takes a placement of the slate into account: who reads it, and how far it
+// reaches.
+func (s *Subject) add(v *view.View, p *catalog.Placement) {
+	s.Kind = p.Kind
+	if !slices.Contains(s.Placed, p.Region) {
+		s.Placed = append(s.Placed, p.Region)
+	}
+	if len(p.Labels) > 0 {
+		s.Declared = append(s.Declared, p.Labels)
+	}
+	if p.Position != nil && (s.Head == nil || *p.Position > *s.Head) {
+		head := *p.Position
+		s.Head = &head
+	}
+	pin := func(kind plan.PinKind, id string, at *uint64) {
+		s.Pins = append(s.Pins, plan.Pin{Kind: kind, ID: id, Region: p.Region, Position: at})
+	}
+	for _, r := range p.Readers {
+		switch {
+		case r.Lapsed:
+		case r.From == "lease" && p.Kind == catalog.KindSnapshots:
+			// Who follows the log begins again from a snapshot of its region.
+			pin(plan.PinConsumer, cmp.Or(r.Name, r.ID), nil)
+		default:
+			pin(plan.PinReader, cmp.Or(r.Name, r.ID), nil)
+		}
+	}
+	for _, root := range p.PinnedBy {
+		pin(plan.PinClone, root, nil)
+	}
+	for _, c := range p.Checkpoints {
+		if name, held := strings.CutPrefix(c.Name, HoldCheckpoint); held {
+			// A hold outlives its document where an agent made it a checkpoint:
+			// whoever restored an older ledger must not cut below it.
+			var at *uint64
+			for rp := range v.RestorePointsOf(s.Name) {
+				if rp.Region == p.Region && rp.Root == p.Root && rp.ID == c.ID {
+					at = rp.Position
+				}
+			}
+			pin(plan.PinHold, name, at)
+		}
+	}
+}
+
+// HoldCheckpoint begins the names of checkpoints that agents make for holds;
+// the name of the hold follows.
+const HoldCheckpoint = "quarry:hold:"
+
+// region is what is known of the slate in one region of the set.
+func (s *Subject) region(v *view.View, r *catalog.Region, placed []*catalog.Placement, points []*catalog.RestorePoint) plan.Region {
+	out := plan.Region{Name: r.Name, Membership: r.Membership, State: r.State, Since: r.Since, Heard: r.HeardAt != nil && v.Told(r.Name), Lineage: s.Lineage}
+	if r.HeardAt != nil && (r.State == catalog.RegionStale || r.State == catalog.RegionSuspect) {
+		out.Since = *r.HeardAt
+	}
+	if since, _, late := v.Late(r.Name); late && (r.State == catalog.RegionConnected || r.State == catalog.RegionSuspect) {
+		out.State, out.Since = catalog.RegionStale, since // it beats and has not looked
+	}
+	var another, unseen string
+	seen := false
+	for _, p := range placed {
+		switch {
+		case p.Region != r.Name:
+		case p.Lineage != s.Lineage || p.PositionDomain != s.Domain:
+			another = p.Lineage
+		case p.Seen == catalog.SeenLive:
+			out.Placed, seen = true, true
+		default:
+			out.Placed = true
+			unseen = "it is " + string(p.Seen) + ": " + firstOf(p.StateReason, firstOf(p.Reason, "its agent does not find it"))
+		}
+	}
+	switch {
+	case !out.Placed && another != "":
+		out.Placed, out.Lineage = true, another
+		if another == s.Lineage {
+			out.Lineage += " of another position domain"
+		}
+		return out
+	case out.Placed && !seen:
+		out.Unreadable = unseen
+	}
+	for _, rp := range points {
+		if rp.Region != r.Name || rp.Lineage != s.Lineage || rp.PositionDomain != s.Domain {
+			continue
+		}
+		pt := plan.Point{ID: cmp.Or(rp.Name, rp.ID), State: rp.State, Reason: rp.Reason, FirstSeen: rp.FirstSeen, VerifiedAt: rp.ObservedAt}
+		if rp.Position == nil {
+			if rp.State == catalog.RestoreVerified {
+				pt.State = catalog.RestoreUnreadable
+			}
+			pt.Reason = firstOf(pt.Reason, "its position is not known")
+		} else {
+			pt.Position = *rp.Position
+		}
+		out.Points = append(out.Points, pt)
+	}
+	return out
+}
+
+// rule takes into account what people decided about the slate beside policies.
+func (s *Subject) rule(rules *regions.Rules, now time.Time) {
+	s.Pins, s.Frozen = s.seen, ""
+	for i := range rules.Holds {
+		if h := &rules.Holds[i]; s.heldBy(h) && h.Forbids(regions.ActionTrim, now) {
+			from := h.From.Position
+			pin := plan.Pin{Kind: plan.PinHold, ID: h.Name, Position: &from}
+			if h.Legal {
+				pin.Kind = plan.PinLegal
+			}
+			s.Pins = append(s.Pins, pin)
+		}
+	}
+	for i := range rules.Freezes {
+		if f := &rules.Freezes[i]; s.Frozen == "" && f.Covers(s.Name, s.Placed) {
+			s.Frozen = f.Scope + " is frozen by " + f.By
+			if f.Why != "" {
+				s.Frozen += " (" + f.Why + ")"
+			}
+		}
+	}
+}
+
+// heldBy reports whether a hold is about the slate. Labels that nobody has
+// confirmed can bring a hold about, and cannot take the slate out of one.
+func (s *Subject) heldBy(h *regions.Hold) bool {
+	if !slices.ContainsFunc(s.Placed, h.Select.InRegion) {
+		return false
+	}
+	sel := h.Select
+	if sel.Except != nil && len(sel.Except.Labels) > 0 {
+		sel.Except = nil
+	}
+	for _, labels := range append([]map[string]string{nil}, s.Declared...) {
+		if sel.Matches(regions.Subject{Name: s.Name, Kind: s.Kind, Labels: labels}) {
+			return true
+		}
+	}
+	return false
+}
+
+// Policies are those that select the slate. Labels that nobody has confirmed
+// select no policy, and can take the slate out of one.
+func (s *Subject) Policies(rules *regions.Rules) []regions.Policy {
+	var out []regions.Policy
+	for i := range rules.Policies {
+		if s.under(&rules.Policies[i]) {
+			out = append(out, rules.Policies[i])
+		}
+	}
+	return out
+}
+
+func (s *Subject) under(p *regions.Policy) bool {
+	if !p.Select.Matches(regions.Subject{Name: s.Name, Kind: s.Kind}) {
+		return false
+	}
+	e := p.Select.Except
+	if e == nil || len(e.Labels) == 0 {
+		return true
+	}
+	for _, labels := range s.Declared {
+		if !p.Select.Matches(regions.Subject{Name: s.Name, Kind: s.Kind, Labels: labels}) {
+			return false
+		}
+	}
+	return true
+}
+
+// Trim is the verdict on the slate under the rules, and the policy whose word
+// it was; nil: none.
+func (s *Subject) Trim(rules *regions.Rules, now time.Time) (plan.Verdict, *regions.Policy) {
+	policies := s.Policies(rules)
+	v, by := plan.Under(policies, s.Slate, now)
+	if by < 0 {
+		return v, nil
+	}
+	return v, &policies[by]
+}

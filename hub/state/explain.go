@@ -1,0 +1,136 @@
+package state
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/quarry-db/quarry/hub/view"
+	"github.com/quarry-db/quarry/regions"
+	"github.com/quarry-db/quarry/regions/plan"
+)
+
+// Explanation is a verdict with everything that it follows from.
+type Explanation struct {
+	Slate string `json:"slate"`
+	// PositionDomain and Lineage are those of all positions here.
+	PositionDomain string `json:"position_domain" doc:"What the positions count: lsn, seq, log-seq."`
+	Lineage        string `json:"lineage" doc:"Of the placements that this is about: only within one are positions compared."`
+	plan.Verdict
+	Policy PolicyRef `json:"policy" doc:"The policy whose word it was; an empty name: no policy permits it."`
+	// Others also select the slate, and are less restrictive.
+	Others []PolicyRef `json:"other_policies" doc:"Policies that select the slate too, and restrict it less."`
+	Plan   string      `json:"plan" doc:"Names the evidence: the same evidence under the same rules gives the same plan."`
+	Term   uint64      `json:"term" doc:"Number of the hub's right to decide; 0: this hub does not decide."`
+	AsOf   time.Time   `json:"evaluated_at" doc:"Hub's clock."`
+}
+
+// PolicyRef names a policy as it was at a revision.
+type PolicyRef struct {
+	Name     string `json:"name"`
+	Revision uint64 `json:"revision"`
+}
+
+// ErrLineages says that a name means several databases and that a region has to
+// say which.
+var ErrLineages = errors.New("several databases go by that name")
+
+// ExplainTrim gives the verdict on trimming a slate, from one view. Where the
+// name means several databases, region says which one: the one that is there;
+// empty: there is only one. The error wraps fs.ErrNotExist or [ErrLineages].
+// Anybody may call it.
+func ExplainTrim(v *view.View, name, region string, now time.Time) (*Explanation, error) {
+	subjects := Subjects(v, name)
+	var found []*Subject
+	for i := range subjects {
+		if s := &subjects[i]; region == "" || s.in(region) {
+			found = append(found, s)
+		}
+	}
+	switch {
+	case len(subjects) == 0:
+		return nil, fmt.Errorf("slate %s: %w", name, fs.ErrNotExist)
+	case len(found) == 0:
+		return nil, fmt.Errorf("slate %s in region %s: %w", name, region, fs.ErrNotExist)
+	case len(found) > 1:
+		var where []string
+		for _, s := range found {
+			where = append(where, strings.Join(s.Placed, ","))
+		}
+		return nil, fmt.Errorf("%s is %d databases, in %s; say which with a region of it: %w", name, len(found), strings.Join(where, " and in "), ErrLineages)
+	}
+	return found[0].explain(v.Rules(), v.Term(), now), nil
+}
+
+func (s *Subject) in(region string) bool {
+	for _, r := range s.Placed {
+		if r == region {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Subject) explain(rules *regions.Rules, term uint64, now time.Time) *Explanation {
+	verdict, by := s.Trim(rules, now)
+	e := &Explanation{Slate: s.Name, PositionDomain: s.Domain, Lineage: s.Lineage, Verdict: verdict, Others: []PolicyRef{}, Term: term, AsOf: now.UTC()}
+	policies := s.Policies(rules)
+	for i := range policies {
+		ref := PolicyRef{policies[i].Name, policies[i].Applied.Revision}
+		if by != nil && ref.Name == by.Name {
+			e.Policy = ref
+		} else {
+			e.Others = append(e.Others, ref)
+		}
+	}
+	e.Plan = s.plan(policies, verdict)
+	return e
+}
+
+// plan names what a verdict follows from. Moments are left out of it: that a
+// restore point was verified once more changes no plan, and neither does the
+// time that passes, unless the verdict is another by it.
+func (s *Subject) plan(policies []regions.Policy, v plan.Verdict) string {
+	type point struct {
+		ID       string
+		Position uint64
+		State    string
+	}
+	type region struct {
+		Name, Membership, State, Lineage, Unreadable string
+		Heard, Placed                                bool
+		Points                                       []point
+	}
+	evidence := struct {
+		Name, Domain, Lineage string
+		Head                  *uint64
+		Regions               []region
+		Pins                  []plan.Pin
+		Frozen                string
+		Policies              []PolicyRef
+		Action                plan.Action
+		UpTo                  *uint64
+	}{Name: s.Name, Domain: s.Domain, Lineage: s.Lineage, Pins: s.Pins, Frozen: s.Frozen, Action: v.Action, UpTo: v.UpTo}
+	for i := range s.Regions {
+		r := &s.Regions[i]
+		out := region{r.Name, string(r.Membership), string(r.State), r.Lineage, r.Unreadable, r.Heard, r.Placed, nil}
+		for _, p := range r.Points {
+			out.Points = append(out.Points, point{p.ID, p.Position, string(p.State)})
+		}
+		evidence.Regions = append(evidence.Regions, out)
+	}
+	for i := range policies {
+		evidence.Policies = append(evidence.Policies, PolicyRef{policies[i].Name, policies[i].Applied.Revision})
+	}
+	b, err := json.Marshal(evidence)
+	if err != nil {
+		panic(fmt.Errorf("state: evidence: %w", err)) // plain values
+	}
+	sum := sha256.Sum256(b)
+	return "p-" + hex.EncodeToString(sum[:8])
+}

@@ -1,0 +1,312 @@
+package state
+
+import (
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/regions"
+)
+
+// Command is a person's word about what may be done: one of the types below.
+// Its refusal is [Ready.Err]; otherwise it is in force in the same step, and
+// [Ready.Records] says so.
+type Command interface {
+	Event
+	enact(*State) error
+}
+
+// ApplyDocuments puts policies and holds in force: all of them, or none.
+type ApplyDocuments struct {
+	Documents regions.Documents
+	By        string
+	// Changes, when it is not nil, gets what became of each document.
+	Changes *[]regions.Change
+}
+
+// RemovePolicy takes a policy out of force. What only it permitted is not
+// permitted any more.
+type RemovePolicy struct{ Name, By, Why string }
+
+// ReleaseHold ends a hold. A legal one needs the word of two people.
+type ReleaseHold struct {
+	Name, By, Why string
+	// Waits, when it is not nil, is set to whether another person has to agree.
+	Waits *bool
+}
+
+// Freeze stops everything irreversible in a scope.
+type Freeze struct{ Scope, By, Why string }
+
+// Thaw ends a freeze of exactly that scope.
+type Thaw struct{ Scope, By, Why string }
+
+// JoinRegion takes a region into the set as joining, or with Active makes one
+// of it that atLeast counts.
+type JoinRegion struct {
+	Region, By string
+	Active     bool
+}
+
+// RetireRegion has a region agree to nothing any more. Its agents are refused;
+// its rows stay as they were last seen.
+type RetireRegion struct{ Region, By, Why string }
+
+func (ApplyDocuments) event() {}
+func (RemovePolicy) event()   {}
+func (ReleaseHold) event()    {}
+func (Freeze) event()         {}
+func (Thaw) event()           {}
+func (JoinRegion) event()     {}
+func (RetireRegion) event()   {}
+
+// Rules are the documents in force.
+func (s *State) Rules() *regions.Rules { return s.rules }
+
+func (e ApplyDocuments) enact(s *State) error {
+	next, changes, err := s.rules.Apply(e.Documents, s.set, e.By, s.wall)
+	if err != nil {
+		return err
+	}
+	for _, c := range changes {
+		if c.Change == regions.Unchanged {
+			continue
+		}
+		what, typ := "policy", catalog.EventPolicyApplied
+		if c.Kind == regions.KindPolicy {
+			s.record(policyKey(c.Name), documentOf(c.Kind, c.Name, "", next.Policy(c.Name).Applied))
+		} else {
+			what, typ = "hold", catalog.EventHoldApplied
+			s.record(holdKey(c.Name), documentOf(c.Kind, c.Name, "", next.Hold(c.Name).Applied))
+		}
+		s.deed(typ, e.By, "", c.Name, fmt.Sprintf("%s %s was %s, revision %d", what, c.Name, c.Change, c.Revision))
+	}
+	s.adoptRules(next)
+	if e.Changes != nil {
+		*e.Changes = changes
+	}
+	return nil
+}
+
+func (e RemovePolicy) enact(s *State) error {
+	next, err := s.rules.RemovePolicy(e.Name)
+	if err != nil {
+		return err
+	}
+	s.out.Records = append(s.out.Records, Record{Key: policyKey(e.Name)})
+	s.deed(catalog.EventPolicyRemoved, e.By, e.Why, e.Name, fmt.Sprintf("policy %s was removed", e.Name))
+	s.adoptRules(next)
+	return nil
+}
+
+func (e ReleaseHold) enact(s *State) error {
+	next, done, err := s.rules.Release(e.Name, e.By)
+	if err != nil {
+		return err
+	}
+	if e.Waits != nil {
+		*e.Waits = !done
+	}
+	if !done {
+		s.record(holdKey(e.Name), documentOf(regions.KindHold, e.Name, e.By, next.Hold(e.Name).Applied))
+		s.deed(catalog.EventHoldReleased, e.By, e.Why, e.Name, fmt.Sprintf("the release of legal hold %s was asked for; another person has to agree", e.Name))
+	} else {
+		s.out.Records = append(s.out.Records, Record{Key: holdKey(e.Name)})
+		s.deed(catalog.EventHoldReleased, e.By, e.Why, e.Name, fmt.Sprintf("hold %s was released", e.Name))
+	}
+	s.adoptRules(next)
+	return nil
+}
+
+func (e Freeze) enact(s *State) error {
+	f := regions.Freeze{Scope: e.Scope, By: e.By, At: s.wall, Why: e.Why}
+	next, err := s.rules.Frozen(f)
+	if err != nil {
+		return err
+	}
+	s.record(freezeKey(e.Scope), freezeRecord{Version: recordVersion, Freeze: f})
+	s.deed(catalog.EventFrozen, e.By, e.Why, e.Scope, e.Scope+" was frozen")
+	s.adoptRules(next)
+	return nil
+}
+
+func (e Thaw) enact(s *State) error {
+	next, err := s.rules.Thawed(e.Scope)
+	if err != nil {
+		return err
+	}
+	s.out.Records = append(s.out.Records, Record{Key: freezeKey(e.Scope)})
+	s.deed(catalog.EventThawed, e.By, e.Why, e.Scope, e.Scope+" was thawed")
+	s.adoptRules(next)
+	return nil
+}
+
+func (e JoinRegion) enact(s *State) error {
+	if err := regions.CheckName(e.Region); err != nil {
+		return err
+	}
+	to := catalog.Joining
+	if e.Active {
+		to = catalog.Active
+	}
+	set, known := s.set.Clone(), s.set.Get(e.Region)
+	switch {
+	case known == nil && e.Active:
+		return fmt.Errorf("region %s is not in the region set; it joins first: %w", e.Region, fs.ErrNotExist)
+	case known == nil:
+		set.Insert(regions.Region{Name: e.Region, Membership: to})
+	case known.Membership == to:
+		return fmt.Errorf("region %s is %s: %w", e.Region, to, fs.ErrExist)
+	case known.Membership == catalog.Retired && e.Active:
+		return fmt.Errorf("region %s is retired; it joins first: %w", e.Region, ErrMembership)
+	case known.Membership == catalog.Active:
+		return fmt.Errorf("region %s is active, which is more than joining: %w", e.Region, fs.ErrExist)
+	default:
+		set.Get(e.Region).Membership = to
+	}
+	if err := set.Validate(); err != nil {
+		return err
+	}
+	typ := catalog.EventRegionJoining
+	if e.Active {
+		typ = catalog.EventRegionActive
+	}
+	s.member(set, e.Region, to, typ, e.By, "")
+	return nil
+}
+
+func (e RetireRegion) enact(s *State) error {
+	known := s.set.Get(e.Region)
+	switch {
+	case known == nil:
+		return fmt.Errorf("region %s is not in the region set: %w", e.Region, fs.ErrNotExist)
+	case known.Membership == catalog.Retired:
+		return fmt.Errorf("region %s is retired: %w", e.Region, fs.ErrExist)
+	}
+	set := s.set.Clone()
+	set.Get(e.Region).Membership = catalog.Retired
+	// A policy that could not be satisfied without it is changed first: nobody
+	// retires a region and finds out later what waits for ever.
+	if err := s.rules.CheckIn(set); err != nil {
+		return fmt.Errorf("without region %s a policy cannot be satisfied; change it first: %w: %w", e.Region, err, ErrMembership)
+	}
+	s.member(set, e.Region, catalog.Retired, catalog.EventRegionRetired, e.By, e.Why)
+	r := s.regions[e.Region]
+	for _, n := range sortedKeys(r.clusters) {
+		if p := r.clusters[n].session; p != nil {
+			s.send(p.id, Refuse{Why: fmt.Sprintf("region %s is retired: stop its agents", r.name)})
+			s.drop(p)
+			s.showCluster(r.clusters[n])
+		}
+	}
+	return nil
+}
+
+// member changes a region's membership.
+func (s *State) member(set regions.Set, name string, to catalog.Membership, typ, by, why string) {
+	was := "none"
+	if known := s.set.Get(name); known != nil {
+		was = string(known.Membership)
+	}
+	set.Why = fmt.Sprintf("%s made %s %s", firstOf(by, "somebody"), name, to)
+	s.set, s.setDone = set, false
+	if s.regions[name] == nil {
+		s.addRegion(name)
+		s.names = s.set.Names()
+	}
+	s.stirred[name] = true
+	// The ledger's word counts: a set whose object was not written any more is
+	// put right from it at the next start.
+	s.record(regionKey(name), regionRecord{Version: recordVersion, Name: name, Membership: to, Number: set.Number + 1})
+	s.emit(catalog.Event{Type: typ, Region: name, Before: was, After: by, What: withWhy(fmt.Sprintf("region %s is %s, was %s", name, to, was), why)})
+}
+
+// deed tells what a person did in the event log.
+func (s *State) deed(typ, by, why, about, what string) {
+	s.emit(catalog.Event{Type: typ, Slate: "", Before: about, After: by, What: withWhy(what, why)})
+}
+
+func withWhy(what, why string) string {
+	if why == "" {
+		return what
+	}
+	return what + ": " + why
+}
+
+// adoptRules puts rules in force.
+func (s *State) adoptRules(next *regions.Rules) {
+	if next == s.rules {
+		return
+	}
+	if next.Number != s.rules.Number {
+		s.record(revisionKey, revisionRecord{Version: recordVersion, Revision: next.Number})
+	}
+	s.rules = next
+	s.showRules()
+}
+
+// Began tells the number of the right to decide that this hub has, once, after
+// its ledger was replayed; 0 when it has lost it.
+type Began struct{ Term uint64 }
+
+func (Began) event() {}
+
+func (e Began) enact(s *State) error {
+	s.term = e.Term
+	s.b.SetTerm(e.Term)
+	return nil
+}
+
+// showRules has the rows of the view say what is in force.
+func (s *State) showRules() {
+	var policies []*catalog.Policy
+	for i := range s.rules.Policies {
+		p := &s.rules.Policies[i]
+		policies = append(policies, &catalog.Policy{
+			Name: p.Name, Revision: p.Applied.Revision, Owner: p.Owner, Selects: p.Select.String(), Trims: trims(p),
+			PerRegion: uint64(p.RestorePoints.PerRegion), AppliedBy: p.Applied.By, AppliedAt: p.Applied.At, Document: p.Applied.Source,
+		})
+	}
+	var holds []*catalog.Hold
+	for i := range s.rules.Holds {
+		h := &s.rules.Holds[i]
+		row := &catalog.Hold{
+			Name: h.Name, Revision: h.Applied.Revision, Selects: h.Select.String(), Scope: []string{}, From: h.From.Position, Until: h.Until,
+			Legal: h.Legal, Enforce: h.Enforce, Releasing: h.Releasing, AppliedBy: h.Applied.By, AppliedAt: h.Applied.At, Document: h.Applied.Source,
+		}
+		for _, a := range h.Scope {
+			row.Scope = append(row.Scope, string(a))
+		}
+		if len(row.Scope) == 0 {
+			row.Scope = []string{string(regions.ActionAll)}
+		}
+		holds = append(holds, row)
+	}
+	var freezes []*catalog.Freeze
+	for _, f := range s.rules.Freezes {
+		freezes = append(freezes, &catalog.Freeze{Scope: f.Scope, By: f.By, At: f.At.Round(0).In(time.UTC), Why: f.Why})
+	}
+	s.b.SetRules(s.rules, policies, holds, freezes)
+}
+
+// trims says in words which regions must have archived.
+func trims(p *regions.Policy) string {
+	if p.Trim == nil {
+		return ""
+	}
+	r := p.Trim.Require
+	out := "all"
+	if !r.All {
+		out = fmt.Sprintf("at least %d", r.AtLeast)
+	}
+	for i, n := range r.Include {
+		if i == 0 {
+			out += " with "
+		} else {
+			out += ", "
+		}
+		out += n
+	}
+	return out
+}
