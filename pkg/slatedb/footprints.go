@@ -24,7 +24,7 @@ func Filters(ctx context.Context, s Store, h *Head, most int) ([]Finding, error)
 	asked := map[string]bool{}
 	h.Manifest.Tables(func(t *manifest.Table) {
 		key := keyOf(t.ID)
-		if failed != nil || t.Info.FilterLen == 0 || t.Info.FilterFormat != 0 || asked[key] || len(asked) >= most {
+		if failed != nil || t.Info.FilterFormat != 0 || asked[key] || len(asked) >= most {
 			return
 		}
 		asked[key] = true
