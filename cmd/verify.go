@@ -18,6 +18,11 @@ func newSlateDBVerify(a *app, f *slatedbFlags) *cobra.Command {
 			if err := a.checkOutput(); err != nil {
 				return err
 			}
+			for _, release := range inUse {
+				if err := slatedb.CheckRelease(release); err != nil {
+					return usagef("--in-use: %w", err)
+				}
+			}
 			ctx := c.Context()
 			return f.with(ctx, args[0], func(s *bucket.Bucket, root string, wal slatedb.Store) error {
 				opts := slatedb.VerifyOptions{Checksums: checksums, WALStore: wal, InUse: inUse}

@@ -40,9 +40,12 @@ type Sight struct {
 	// not read, or there is none.
 	CompactionsVersion int
 	// InUse are the releases that are known to open this database, such as
-	// "0.12.1".
+	// "0.12.1"; see [CheckRelease].
 	InUse []string
-	Now   time.Time
+	// Lasting leaves out what the releases in use do to each other for a moment
+	// only: for whoever tells when a finding comes and when it goes.
+	Lasting bool
+	Now     time.Time
 }
 
 const (
@@ -52,6 +55,8 @@ const (
 	// Fewer do not matter to anybody.
 	pileOfManifests   = 50
 	pileOfCompactions = 40
+	// crowdedL0 is two flushes before writers of 0.16 and 0.17 wait.
+	crowdedL0 = 6
 )
 
 // Symptoms recognises what releases of SlateDB do to each other and to a
@@ -260,10 +265,17 @@ func (s *Sight) stuck() []Finding {
 // strangers tells which releases in use cannot open the database, or damage it.
 func (s *Sight) strangers() []Finding {
 	var found []Finding
+	var reader, writer string
 	for _, release := range s.InUse {
 		major, minor, ok := parseRelease(release)
 		if !ok || major != 0 {
 			continue
+		}
+		switch {
+		case minor <= 15:
+			reader = release
+		case minor <= 17:
+			writer = release
 		}
 		for _, why := range s.refusals(minor) {
 			found = append(found, Finding{
@@ -272,7 +284,23 @@ func (s *Sight) strangers() []Finding {
 			})
 		}
 	}
+	if n := mostL0(s.Head.Manifest); reader != "" && writer != "" && n >= crowdedL0 && !s.Lasting {
+		found = append(found, Finding{
+			Code: MixedVersions, Object: ManifestKey(s.Root, s.Head.ID),
+			What: fmt.Sprintf("releases %s and %s are in use, and there are %d tables in L0: a process of %s that opens it now, even to read, writes the manifest in version 1, and a writer of %s that counts eight (its limit, l0_max_ssts_per_key) at that moment never flushes again", reader, writer, n, reader, writer),
+			Who:  "a running writer of " + writer + ", whose flush and close hang; nothing acknowledged is lost", Cure: "a writer that hangs goes on when it is stopped and opened anew; " + newerOnly,
+		})
+	}
 	return found
+}
+
+// mostL0 is how many tables the fullest L0 has.
+func mostL0(m *manifest.Manifest) int {
+	n := len(m.L0)
+	for i := range m.Segments {
+		n = max(n, len(m.Segments[i].L0))
+	}
+	return n
 }
 
 type refusal struct{ what, who, cure string }
@@ -316,12 +344,22 @@ func (s *Sight) refusals(minor int) []refusal {
 	return all
 }
 
+// CheckRelease says what is wrong with the name of a release of SlateDB as
+// InUse takes them: "0.12.1" or "0.12", with or without a v. Nothing is known of
+// releases from 1.0 on, so nothing is found of them.
+func CheckRelease(v string) error {
+	if _, _, ok := parseRelease(v); !ok {
+		return fmt.Errorf("%q is no release of SlateDB; write for example 0.12.1", v)
+	}
+	return nil
+}
+
 func parseRelease(v string) (major, minor int, ok bool) {
 	parts := strings.SplitN(strings.TrimPrefix(v, "v"), ".", 3)
 	if len(parts) < 2 {
 		return 0, 0, false
 	}
-	major, err1 := strconv.Atoi(parts[0])
-	minor, err2 := strconv.Atoi(parts[1])
-	return major, minor, err1 == nil && err2 == nil
+	a, err1 := strconv.ParseUint(parts[0], 10, 31)
+	b, err2 := strconv.ParseUint(parts[1], 10, 31)
+	return int(a), int(b), err1 == nil && err2 == nil
 }

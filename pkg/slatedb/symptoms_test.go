@@ -59,6 +59,8 @@ func TestSymptoms(t *testing.T) {
 		m.Checkpoints = []manifest.Checkpoint{{ID: uuid.New(), ManifestID: 3}, {ID: uuid.New(), ManifestID: 3}}
 	})
 	used := head(9, func(m *manifest.Manifest) { m.ReplayAfterWAL, m.WALLastSeen = 4, 6 })
+	tablesOf := func(n int) []manifest.Table { return slices.Repeat([]manifest.Table{legacy}, n) }
+	crowded := func(n int) *slatedb.Head { return head(9, func(m *manifest.Manifest) { m.L0 = tablesOf(n) }) }
 	for _, c := range []struct {
 		name string
 		see  slatedb.Sight
@@ -110,6 +112,15 @@ func TestSymptoms(t *testing.T) {
 		{"0.13.1 and an empty fence to replay", slatedb.Sight{Head: used, WAL: slices.Concat(logs(200, 4, 5, 6), logs(0, 7)), InUse: []string{"v0.13.1"}}, []slatedb.Code{slatedb.MixedVersions}},
 		{"0.13.1 and an empty fence that was passed", slatedb.Sight{Head: used, WAL: slices.Concat(logs(0, 4), logs(200, 5, 6)), InUse: []string{"0.13.1"}}, nil},
 		{"0.13.1 and segments", slatedb.Sight{Head: &slatedb.Head{Root: "db", ID: 9, Manifest: segmented.Manifest}, InUse: []string{"0.13.1"}}, []slatedb.Code{slatedb.MixedVersions}},
+		{"0.15.0 reads beside 0.17.0, and L0 is nearly full", slatedb.Sight{Head: crowded(6), InUse: []string{"0.15.0", "0.17.0"}}, []slatedb.Code{slatedb.MixedVersions}},
+		{"the same in a segment", slatedb.Sight{Head: head(9, func(m *manifest.Manifest) {
+			m.ExtractorName, m.Segments = "x", []manifest.Segment{{Prefix: []byte("a"), Tree: manifest.Tree{L0: tablesOf(7)}}}
+		}), InUse: []string{"0.16.0", "0.14.1"}}, []slatedb.Code{slatedb.MixedVersions}},
+		{"0.15.0 reads beside 0.17.0, and there is room in L0", slatedb.Sight{Head: crowded(5), InUse: []string{"0.15.0", "0.17.0"}}, nil},
+		{"0.17.0 is alone with a full L0", slatedb.Sight{Head: crowded(8), InUse: []string{"0.16.0", "0.17.0"}}, nil},
+		{"0.15.0 is alone with a full L0", slatedb.Sight{Head: crowded(8), InUse: []string{"0.14.1", "0.15.0"}}, nil},
+		{"a full L0 is of a moment", slatedb.Sight{Head: crowded(8), InUse: []string{"0.15.0", "0.17.0"}, Lasting: true}, nil},
+		{"composite filters last", slatedb.Sight{Head: head(9, func(m *manifest.Manifest) { m.L0 = []manifest.Table{composite} }), InUse: []string{"0.12.1"}, Lasting: true}, []slatedb.Code{slatedb.MixedVersions}},
 		{"a release that nobody knows", slatedb.Sight{Head: used, InUse: []string{"yesterday's", "1.0.0"}}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -124,6 +135,19 @@ func TestSymptoms(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAReleaseInUseHasAName(t *testing.T) {
+	for _, good := range []string{"0.12.1", "v0.17.0", "0.14", "1.0.0"} {
+		if err := slatedb.CheckRelease(good); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, bad := range []string{"", "12", "yesterday's", "0.-1.2", "0.x", "0.99999999999999999999"} {
+		if slatedb.CheckRelease(bad) == nil {
+			t.Errorf("%q passes for a release", bad)
+		}
 	}
 }
 
