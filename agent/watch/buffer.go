@@ -100,10 +100,12 @@ func (b *buffer) upkeep(ctx context.Context) (time.Duration, error) {
 	b.mu.Unlock()
 	if age := time.Since(b.listedAt); live && (age >= listQuietEvery || age >= listEvery && moved.After(b.listedAt)) {
 		began := time.Now()
-		if err := b.measure(ctx, of, b.root+"/", nil); err != nil {
+		sizes, err := b.measure(ctx, b.root+"/", nil)
+		if err != nil {
 			return 0, err
 		}
 		b.listedAt = began
+		b.tellSizes(of, sizes, true)
 		b.mu.Lock()
 		b.sight.Bytes = b.sight.ListedBytes
 		b.tell()

@@ -233,12 +233,13 @@ func (p *partition) upkeep(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	bytes, objects := uint64(now.Bytes), uint64(now.Objects)
-	s.Bytes, s.ListedBytes, s.ListedObjects, s.ListedAt = ptr(bytes), &bytes, &objects, ptr(began.UTC())
-	p.tell()
-	p.mu.Unlock()
+	s.Bytes, s.ListedBytes, s.ListedObjects = ptr(bytes), &bytes, &objects
 	if now.PointerState != snapshots.PointerRead {
+		p.tell()
+		p.mu.Unlock()
 		return listEvery, nil // the next look says so
 	}
+	p.mu.Unlock()
 	points := map[string]catalog.RestorePoint{}
 	var found []catalog.Finding
 	for _, snap := range now.Points {
@@ -257,6 +258,12 @@ func (p *partition) upkeep(ctx context.Context) (time.Duration, error) {
 	}
 	p.setPoints(of, points, "the pointer no longer lists it")
 	p.setFindings(found)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sight.Incarnation == of { // findings first: see [catalog.Sighting].ListedAt
+		s.ListedAt = ptr(began.UTC())
+		p.tell()
+	}
 	return verifyEvery, nil
 }
 

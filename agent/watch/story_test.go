@@ -37,7 +37,8 @@ type hub struct {
 	gone       map[string]string // withdrawn, and why
 	health     Health
 	ready      bool
-	wanted     chan struct{} // nil: from the beginning
+	wanted     chan struct{}      // nil: from the beginning
+	hears      func(catalog.Fact) // nil, or called with what is set before it is known
 
 	bucket  string
 	known   bool
@@ -55,6 +56,9 @@ func newHub() *hub {
 func (h *hub) Set(f catalog.Fact) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.hears != nil {
+		h.hears(f)
+	}
 	switch f.Kind {
 	case catalog.FactPlacement:
 		if was, ok := h.sights[f.Key]; ok && reflect.DeepEqual(was, *f.Sighting) {

@@ -41,6 +41,10 @@ type care struct {
 	holds                                                  map[uuid.UUID]*hold
 	boundaryNotes, verifyNotes                             []catalog.Finding
 	exam                                                   exam
+	// unscreened is a listing that was not looked through yet; untold what one
+	// counted, until what it shows was examined.
+	unscreened *listing
+	untold     *sizes
 }
 
 // hold is a restore point's checkpoint with what its manifest says, read once.
@@ -112,19 +116,30 @@ func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
 	}
 	if age := now.Sub(c.listedAt); age >= listQuietEvery || age >= listEvery && moved.After(c.listedAt) {
 		seen := newListing(d.root)
-		if err := d.measure(ctx, of, d.root+"/", seen.take); err != nil {
+		sizes, err := d.measure(ctx, d.root+"/", seen.take)
+		if err != nil {
 			return 0, err
 		}
-		c.listedAt = now
-		if err := d.screen(ctx, seen); err != nil {
+		c.listedAt, c.untold, c.unscreened = now, sizes, seen
+	}
+	if c.unscreened != nil {
+		if err := d.screen(ctx, c.unscreened); err != nil {
 			return 0, err
 		}
+		c.unscreened = nil
 	}
 	wait, err := d.examineWhenDue(ctx, moved)
 	if err != nil {
 		return 0, err
 	}
 	d.tellFindings()
+	if c.untold != nil {
+		looked := !d.suspect.Load() // else there may be more
+		d.tellSizes(of, c.untold, looked)
+		if looked {
+			c.untold = nil
+		}
+	}
 	return min(next, wait), nil
 }
 
@@ -135,29 +150,42 @@ func (d *database) tellFindings() {
 	d.setFindings(notes)
 }
 
-// measure lists everything below a prefix for the sizes of the incarnation of,
-// and gives each object to whoever else has a use for it (nil: nobody).
-func (s *slate) measure(ctx context.Context, of, prefix string, each func(slatedb.Stored)) error {
-	var bytes, objects uint64
+// sizes are what a listing counted.
+type sizes struct {
+	bytes, objects uint64
+	at             time.Time
+}
+
+// measure lists everything below a prefix and gives each object to whoever else
+// has a use for it (nil: nobody).
+func (s *slate) measure(ctx context.Context, prefix string, each func(slatedb.Stored)) (*sizes, error) {
+	n := new(sizes)
 	err := s.w.tend.Walk(ctx, prefix, "", func(key string, size int64, modified time.Time) error {
-		objects++
-		bytes += uint64(size)
+		n.objects++
+		n.bytes += uint64(size)
 		if each != nil {
 			each(slatedb.Stored{Key: key, Size: size, Modified: modified})
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
+	n.at = time.Now().UTC()
+	return n, err
+}
+
+// tellSizes tells the sizes of the incarnation of; looked: and what the listing
+// shows was told. When another is there by now it does nothing: that one is
+// looked at by itself.
+func (s *slate) tellSizes(of string, n *sizes, looked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sight.Incarnation != of {
-		return nil // another is there by now, and looked at by itself
+		return
 	}
-	s.sight.ListedBytes, s.sight.ListedObjects, s.sight.ListedAt = &bytes, &objects, ptr(time.Now().UTC())
+	s.sight.ListedBytes, s.sight.ListedObjects = &n.bytes, &n.objects
+	if looked {
+		s.sight.ListedAt = &n.at
+	}
 	s.tell()
-	return nil
 }
 
 // dear is a store that refuses after so many requests.

@@ -52,7 +52,8 @@ type statements struct {
 	points        []*catalog.RestorePoint
 	findings      []*catalog.Finding
 	registrations []*view.Registration
-	remind        []reminder // filled in
+	held          map[string]bool // keys of findings that its agent holds
+	remind        []reminder      // filled in
 }
 
 // reminder is when a placement is to be looked at again.
@@ -71,7 +72,12 @@ type sorted struct {
 func (s *State) apart(v *SavedView) sorted {
 	by := sorted{map[string]*statements{}, &view.Beside{Held: v.Held}}
 	for _, n := range s.names {
-		by.regions[n] = &statements{}
+		by.regions[n] = &statements{held: map[string]bool{}}
+	}
+	for _, h := range v.Held {
+		if of := by.regions[h.Region]; of != nil && h.Kind == catalog.FactFinding {
+			of.held[h.Key] = true
+		}
 	}
 	for _, row := range v.RestorePoints {
 		if of := by.regions[row.Region]; of != nil {
@@ -142,7 +148,12 @@ func (s *State) placeAll(r *region, of *statements) {
 			k.conflicts = append(k.conflicts, row.Object)
 			continue
 		}
-		put(savedFinding(row))
+		sd := savedFinding(row)
+		put(sd)
+		if sd.root != "" && !of.held[sd.key.key] {
+			sd.unsaid = true // nor will it be taken back
+			s.leave(r, sd)
+		}
 	}
 	for _, row := range of.registrations {
 		sd := &said{key: factKey{catalog.FactRegistration, row.ID}, registration: &row.Registration, root: strings.Trim(row.Root, "/")}

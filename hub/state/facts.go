@@ -27,8 +27,11 @@ type said struct {
 	// leaving: withdrawn, but shown as last seen while its placement is
 	// missing or its region blind.
 	leaving bool
-	since   time.Duration // when it last changed
-	lapsed  bool          // a lease that was not renewed for its time
+	// unsaid: it leaves because a report of everything lacked it, not because
+	// its agent took it back.
+	unsaid bool
+	since  time.Duration // when it last changed
+	lapsed bool          // a lease that was not renewed for its time
 
 	restore      *catalog.RestorePoint
 	registration *catalog.Registration
@@ -219,11 +222,15 @@ func (s *State) apply(r *region, p *session, f *catalog.Fact) {
 		if old == nil {
 			r.said[k] = &said{key: k, rev: f.Revision, gone: true}
 		} else if !old.gone {
+			old.unsaid = false
 			s.withdraw(r, old, f.Revision)
 		} else {
 			old.rev = f.Revision
 		}
 		return
+	}
+	if old != nil {
+		delete(r.leaving, old) // or what comes in its place would go with it
 	}
 	sd := &said{key: k, rev: f.Revision, since: s.mono,
 		restore: f.RestorePoint, registration: f.Registration, lease: f.Lease, finding: f.Finding}
@@ -399,6 +406,20 @@ func (s *State) place(r *region, sd *said) {
 	}
 	s.keep(r, sd.root).put(sd)
 	s.touch(r, sd.root)
+}
+
+// lacked takes a statement back that a report of everything does not have. What
+// was found in a database stays: an agent that began anew has not looked for it
+// yet (P1).
+func (s *State) lacked(r *region, sd *said, at catalog.Revision) {
+	sd.unsaid = sd.finding != nil && sd.root != ""
+	s.withdraw(r, sd, at)
+}
+
+// unlooked reports whether the agent has yet to look for findings at a root. Of
+// a root that it does not see it tells them with its first report.
+func (st *seat) unlooked() bool {
+	return st.content != nil && (st.content.ListedAt == nil || st.presence != catalog.SeenLive)
 }
 
 // withdraw takes a statement back, as of a revision. The seat decides when it

@@ -27,7 +27,8 @@ type record struct {
 	seen                      catalog.Seen
 	life                      int
 	manifest, position, bytes uint64
-	// Of a registration.
+	listed                    bool // looked through for findings in this life
+	// Of a registration; root of a finding too.
 	root, owner string
 
 	sum     catalog.Sum
@@ -48,10 +49,15 @@ func (r *record) fact(start uint64) catalog.Fact {
 		if r.seen == catalog.SeenLive {
 			f.Sighting.ManifestID, f.Sighting.Position, f.Sighting.Bytes = &m, &p, &b
 		}
+		if r.listed {
+			f.Sighting.ListedAt = &dawn
+		}
+	case r.kind == catalog.FactFinding:
+		f.Finding = &catalog.Finding{Code: "wal-hole", Slate: r.root, Root: r.root, Object: "7"}
 	default:
 		f.Registration = &catalog.Registration{Version: 1, Action: catalog.Register, ID: r.key, Slate: r.root, Root: r.root, Owner: r.owner}
 	}
-	f.Sum = catalog.NewSum(uint32(r.kind), r.key, r.counter, 0, fmt.Append(nil, r.gone, r.seen, r.life, r.manifest, r.position, r.bytes, r.root, r.owner))
+	f.Sum = catalog.NewSum(uint32(r.kind), r.key, r.counter, 0, fmt.Append(nil, r.gone, r.seen, r.life, r.manifest, r.position, r.bytes, r.listed, r.root, r.owner))
 	return f
 }
 
@@ -274,131 +280,161 @@ func (f *fleet) look() {
 // hold, hub and agents agree on their digests (I3), and nothing has vanished
 // (I5).
 func TestWhateverHappensTheRowsAreWhatTheAgentsHold(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) { lives(t, actions) })
+}
+
+// The same with findings, which an agent that begins anew looks for after it
+// has reported: what the hub shows beyond what its agent holds may be of a
+// database only that was not looked through since.
+func TestWhateverHappensFindingsAreWhatTheAgentsHoldOrHaveYetToLookFor(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		set, err := regions.Parse([]string{"eu", "us"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		f := &fleet{t: t, now: dawn, set: set, next: 0, ever: map[string]bool{}}
-		f.cfg = state.Config{Slice: rapid.IntRange(0, 3).Draw(t, "slice"), Tickets: rapid.IntRange(1, 2).Draw(t, "tickets")}
-		f.s = state.New(f.cfg, state.Saved{Regions: set}, f.now)
-		for i, region := range []string{"eu", "us"} {
-			f.agents = append(f.agents, &teller{region: region, start: uint64(i + 1), held: map[string]*record{}})
-		}
-		starts := uint64(2)
-		for range rapid.IntRange(1, 120).Draw(t, "events") {
-			f.now = f.now.Add(time.Duration(rapid.IntRange(0, 3000).Draw(t, "ms")) * time.Millisecond)
-			a := f.agents[rapid.IntRange(0, 1).Draw(t, "agent")]
-			root := rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}).Draw(t, "root")
-			r := a.held[root]
-			switch rapid.SampledFrom([]string{"move", "move", "move", "move", "flush", "flush", "flush", "deliver", "deliver", "deliver", "deliver", "answer", "answer", "beat", "beat", "slate", "slate",
-				"missing", "anew", "register", "deregister", "lose", "repeat", "past", "reconnect", "restart agent", "save", "kill hub", "tick", "continue"}).Draw(t, "what") {
-			case "move":
-				if r != nil && r.seen == catalog.SeenLive {
-					r.manifest++
-					r.position += 10
-					a.change(r, 1|1<<8)
-				}
-			case "slate":
-				if r == nil {
-					r = &record{kind: catalog.FactPlacement, key: root}
-				}
-				if r.seen == catalog.SeenMissing && rapid.Bool().Draw(t, "made again") {
-					r.life++
-					r.manifest = 1
-				}
-				r.seen = catalog.SeenLive
-				r.bytes += 100
-				a.change(r, 0)
-			case "missing":
-				if r != nil && r.seen == catalog.SeenLive {
-					r.seen = catalog.SeenMissing
-					a.change(r, 0)
-				}
-			case "anew":
-				if r != nil && r.seen == catalog.SeenLive {
-					r.life++
-					r.manifest = 1
-					a.change(r, 0)
-				}
-			case "register":
-				a.change(&record{kind: catalog.FactRegistration, key: "reg-" + root, root: root, owner: fmt.Sprint("o", a.counter), sum: sumOf(a.held["reg-"+root])}, 0)
-			case "deregister":
-				if r := a.held["reg-"+root]; r != nil && !r.gone {
-					r.gone = true
-					a.change(r, 0)
-				}
-			case "flush":
-				a.flush()
-			case "answer":
-				a.answer()
-			case "beat":
-				if a.id != 0 {
-					a.beat()
-				}
-			case "deliver":
-				for range min(len(a.way), 3) {
-					f.step(a.way[0])
-					f.past, a.way = append(f.past, a.way[0]), a.way[1:]
-				}
-			case "lose": // inside the hub: the link itself knows of gaps
-				if len(a.way) > 0 {
-					a.way = a.way[1:]
-				}
-			case "repeat", "past":
-				if len(f.past) == 0 || f.more {
-					break
-				}
-				e := f.past[rapid.IntRange(0, len(f.past)-1).Draw(t, "old")]
-				id := sessionOf(e)
-				if _, is := e.(state.Beat); is && id == a.id {
-					break // an agent's beats say how it is now
-				}
-				over := !slices.ContainsFunc(f.agents, func(a *teller) bool { return a.id == id })
-				was := rowsOf(f.s.View())
-				f.step(e)
-				if now := rowsOf(f.s.View()); over && was != now {
-					t.Fatalf("a %T of a session of the past changed rows: %s", e, firstDifference(was, now))
-				}
-			case "reconnect":
-				if a.id != 0 && rapid.Bool().Draw(t, "closed") {
-					f.step(state.Closed{Session: a.id})
-				}
-				f.hello(a)
-			case "restart agent":
-				starts++
-				a.start, a.counter, a.told, a.sent = starts, 0, catalog.Digest{}, 0
-				for _, r := range a.sorted() {
-					if r.gone || r.kind == catalog.FactPlacement && r.seen == catalog.SeenMissing {
-						delete(a.held, r.key) // it is not there to be found
-						continue
-					}
-					r.sum, r.session = catalog.Sum{}, 0
-					a.change(r, 0)
-				}
-				f.hello(a)
-			case "save":
-				if !f.more {
-					f.saved = store(t, f.s.View())
-				}
-			case "kill hub":
-				f.s = state.New(f.cfg, state.Saved{Regions: f.set, View: f.saved.read(t), Events: f.log}, f.now)
-				f.more = false
-				for _, a := range f.agents {
-					f.past = append(f.past, a.way...)
-					a.way, a.wants, a.id, a.based = nil, nil, 0, false
-				}
-				f.past, f.next = nil, 0 // session numbers are of one life of a hub
-			case "tick":
-				f.step(state.Tick{})
-			case "continue":
-				f.step(state.Continue{})
-			}
-			f.look()
-		}
-		f.calm()
-		f.compare()
+		lives(t, slices.Concat(actions, []string{"find", "find", "cure", "look through", "look through"}))
 	})
+}
+
+var actions = []string{
+	"move", "move", "move", "move", "flush", "flush", "flush", "deliver", "deliver", "deliver", "deliver", "answer", "answer", "beat", "beat", "slate", "slate",
+	"missing", "anew", "register", "deregister", "lose", "repeat", "past", "reconnect", "restart agent", "save", "kill hub", "tick", "continue",
+}
+
+func lives(t *rapid.T, actions []string) {
+	set, err := regions.Parse([]string{"eu", "us"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fleet{t: t, now: dawn, set: set, next: 0, ever: map[string]bool{}}
+	f.cfg = state.Config{Slice: rapid.IntRange(0, 3).Draw(t, "slice"), Tickets: rapid.IntRange(1, 2).Draw(t, "tickets")}
+	f.s = state.New(f.cfg, state.Saved{Regions: set}, f.now)
+	for i, region := range []string{"eu", "us"} {
+		f.agents = append(f.agents, &teller{region: region, start: uint64(i + 1), held: map[string]*record{}})
+	}
+	starts := uint64(2)
+	for range rapid.IntRange(1, 120).Draw(t, "events") {
+		f.now = f.now.Add(time.Duration(rapid.IntRange(0, 3000).Draw(t, "ms")) * time.Millisecond)
+		a := f.agents[rapid.IntRange(0, 1).Draw(t, "agent")]
+		root := rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}).Draw(t, "root")
+		r := a.held[root]
+		switch rapid.SampledFrom(actions).Draw(t, "what") {
+		case "move":
+			if r != nil && r.seen == catalog.SeenLive {
+				r.manifest++
+				r.position += 10
+				a.change(r, 1|1<<8)
+			}
+		case "slate":
+			if r == nil {
+				r = &record{kind: catalog.FactPlacement, key: root}
+			}
+			if r.seen == catalog.SeenMissing && rapid.Bool().Draw(t, "made again") {
+				r.life++
+				r.manifest = 1
+			}
+			r.seen = catalog.SeenLive
+			r.bytes += 100
+			a.change(r, 0)
+		case "missing":
+			if r != nil && r.seen == catalog.SeenLive {
+				r.seen = catalog.SeenMissing
+				a.change(r, 0)
+			}
+		case "anew":
+			if r != nil && r.seen == catalog.SeenLive {
+				r.life++
+				r.manifest = 1
+				a.change(r, 0)
+			}
+		case "find":
+			if r != nil && r.seen == catalog.SeenLive {
+				key := catalog.FindingKey("wal-hole", root, "7")
+				a.change(&record{kind: catalog.FactFinding, key: key, root: root, sum: sumOf(a.held[key])}, 0)
+			}
+		case "cure":
+			if r := a.held[catalog.FindingKey("wal-hole", root, "7")]; r != nil && !r.gone {
+				r.gone = true
+				a.change(r, 0)
+			}
+		case "look through":
+			if r != nil && r.seen == catalog.SeenLive && !r.listed {
+				r.listed = true
+				a.change(r, 0)
+			}
+		case "register":
+			a.change(&record{kind: catalog.FactRegistration, key: "reg-" + root, root: root, owner: fmt.Sprint("o", a.counter), sum: sumOf(a.held["reg-"+root])}, 0)
+		case "deregister":
+			if r := a.held["reg-"+root]; r != nil && !r.gone {
+				r.gone = true
+				a.change(r, 0)
+			}
+		case "flush":
+			a.flush()
+		case "answer":
+			a.answer()
+		case "beat":
+			if a.id != 0 {
+				a.beat()
+			}
+		case "deliver":
+			for range min(len(a.way), 3) {
+				f.step(a.way[0])
+				f.past, a.way = append(f.past, a.way[0]), a.way[1:]
+			}
+		case "lose": // inside the hub: the link itself knows of gaps
+			if len(a.way) > 0 {
+				a.way = a.way[1:]
+			}
+		case "repeat", "past":
+			if len(f.past) == 0 || f.more {
+				break
+			}
+			e := f.past[rapid.IntRange(0, len(f.past)-1).Draw(t, "old")]
+			id := sessionOf(e)
+			if _, is := e.(state.Beat); is && id == a.id {
+				break // an agent's beats say how it is now
+			}
+			over := !slices.ContainsFunc(f.agents, func(a *teller) bool { return a.id == id })
+			was := rowsOf(f.s.View())
+			f.step(e)
+			if now := rowsOf(f.s.View()); over && was != now {
+				t.Fatalf("a %T of a session of the past changed rows: %s", e, firstDifference(was, now))
+			}
+		case "reconnect":
+			if a.id != 0 && rapid.Bool().Draw(t, "closed") {
+				f.step(state.Closed{Session: a.id})
+			}
+			f.hello(a)
+		case "restart agent":
+			starts++
+			a.start, a.counter, a.told, a.sent = starts, 0, catalog.Digest{}, 0
+			for _, r := range a.sorted() {
+				if r.gone || r.kind == catalog.FactFinding || r.kind == catalog.FactPlacement && r.seen == catalog.SeenMissing {
+					delete(a.held, r.key) // it is not there to be found, or not yet
+					continue
+				}
+				r.sum, r.session, r.listed = catalog.Sum{}, 0, false
+				a.change(r, 0)
+			}
+			f.hello(a)
+		case "save":
+			if !f.more {
+				f.saved = store(t, f.s.View())
+			}
+		case "kill hub":
+			f.s = state.New(f.cfg, state.Saved{Regions: f.set, View: f.saved.read(t), Events: f.log}, f.now)
+			f.more = false
+			for _, a := range f.agents {
+				f.past = append(f.past, a.way...)
+				a.way, a.wants, a.id, a.based = nil, nil, 0, false
+			}
+			f.past, f.next = nil, 0 // session numbers are of one life of a hub
+		case "tick":
+			f.step(state.Tick{})
+		case "continue":
+			f.step(state.Continue{})
+		}
+		f.look()
+	}
+	f.calm()
+	f.compare()
 }
 
 func firstDifference(a, b string) string {
@@ -490,8 +526,20 @@ func (f *fleet) compare() {
 				owners[g.ID] = g.Owner
 			}
 		}
+		found := map[string]bool{}
+		for x := range v.Findings() {
+			if x.Region == a.region {
+				found[x.Root] = true
+			}
+		}
 		for p := range v.PlacementsIn(a.region) {
 			h := a.held[p.Root]
+			x := a.held[catalog.FindingKey("wal-hole", p.Root, "7")]
+			holds, shown := x != nil && !x.gone, found[p.Root]
+			// What it does not hold it may not have looked for yet.
+			if holds && !shown || shown && !holds && p.State == catalog.StateLive && h.listed {
+				t.Fatalf("%s/%s: a finding is held: %t, shown: %t, looked for: %t", a.region, p.Root, holds, shown, h != nil && h.listed)
+			}
 			switch {
 			case h == nil || h.seen == catalog.SeenMissing:
 				if p.State != catalog.StateMissing {
@@ -512,7 +560,7 @@ func (f *fleet) compare() {
 				if v.Placement(a.region, h.key) == nil {
 					t.Fatalf("%s/%s has no row", a.region, h.key)
 				}
-			case !h.gone:
+			case h.kind == catalog.FactRegistration && !h.gone:
 				if p := v.Placement(a.region, h.root); owners[h.key] != h.owner && (p == nil || p.State != catalog.StateMissing) {
 					t.Fatalf("%s of %s: owner %q, its agent holds %q", h.key, a.region, owners[h.key], h.owner)
 				}

@@ -134,7 +134,7 @@ func (s *State) repair(e Repair) {
 	}
 	for k, sd := range r.said {
 		if covers(k) && !sd.gone && !inside[k] && older(sd.rev) {
-			s.withdraw(r, sd, e.Upto)
+			s.lacked(r, sd, e.Upto)
 		}
 	}
 	for _, root := range lacking { // missing, never gone (P1)

@@ -309,6 +309,10 @@ func (w *world) fact(l []string, rev catalog.Revision) catalog.Fact {
 		if l[0] != "slate" {
 			g.Seen = catalog.Seen(l[0])
 		}
+		if n := num("listed"); n != nil { // so many hours after dawn
+			at := dawn.Add(time.Duration(*n) * time.Hour)
+			g.ListedAt = &at
+		}
 		for k, v := range opt {
 			if id, ok := strings.CutPrefix(k, "cp-"); ok { // cp-r1=600: unnamed, seconds to live
 				secs, err := strconv.Atoi(v)

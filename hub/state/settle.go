@@ -64,7 +64,7 @@ func (s *State) depart(r *region, st *seat) {
 		return
 	}
 	for _, sd := range slices.Clone(st.said) {
-		if sd.leaving {
+		if sd.leaving && !(sd.unsaid && st.unlooked()) {
 			if f := sd.finding; f != nil {
 				s.findingGone(r, f.Code, f.Root, f.Object)
 			}

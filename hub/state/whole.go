@@ -211,7 +211,7 @@ func (s *State) lacks(w *whole) {
 				delete(r.said, k) // the floor keeps it gone
 			}
 		case !w.inside[k] && w.e.older(sd.rev):
-			s.withdraw(r, sd, w.e.Upto)
+			s.lacked(r, sd, w.e.Upto)
 		}
 	}
 	if n := len(w.lacking); n > guarded(int(w.live)) && !r.accepted {

@@ -72,10 +72,13 @@ type Sighting struct {
 	TrimmedTo      *uint64 `json:"trimmed_to" doc:"Everything at or below it was observed to be cut; null where storage cannot show it."`
 	Archived       *uint64 `json:"archived,omitempty" doc:"Snapshot repository: lowest position over the listed snapshots."`
 
-	Bytes         *uint64    `json:"bytes" doc:"Bytes of the tables the newest manifest names, or of the listed objects."`
-	ListedBytes   *uint64    `json:"listed_bytes,omitempty" doc:"Bytes of all objects below the root at the last listing."`
-	ListedObjects *uint64    `json:"listed_objects,omitempty" doc:"Objects below the root at the last listing."`
-	ListedAt      *time.Time `json:"listed_at,omitempty" doc:"When the listing was made (agent's clock)."`
+	Bytes         *uint64 `json:"bytes" doc:"Bytes of the tables the newest manifest names, or of the listed objects."`
+	ListedBytes   *uint64 `json:"listed_bytes,omitempty" doc:"Bytes of all objects below the root at the last listing."`
+	ListedObjects *uint64 `json:"listed_objects,omitempty" doc:"Objects below the root at the last listing."`
+	// ListedAt is set when the listing was looked through for findings as well,
+	// and these were told before: until then an agent that began anew says nothing
+	// of what was found before it, and a hub goes on showing that.
+	ListedAt *time.Time `json:"listed_at,omitempty" doc:"When the listing was made (agent's clock)."`
 
 	Backlog *uint64  `json:"backlog,omitempty" doc:"Buffer: batches not yet consumed."`
 	Orphans []Orphan `json:"orphans,omitempty" doc:"Snapshot folders that the pointer does not list: never restore points."`
