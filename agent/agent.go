@@ -60,7 +60,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	var onDuty *duty.Duty
 	to := link{r, new(atomic.Bool), func(f catalog.Fact) { onDuty.Saw(f) }}
 	w, err := watch.New(b, to, watch.Options{
-		Region: cfg.Region, Discover: cfg.Discover, Exclude: cfg.Exclude, Poll: cfg.Poll, Budget: perHour, Log: log,
+		Region: cfg.Region, Discover: cfg.Discover, Exclude: cfg.Exclude, Poll: cfg.Poll, Budget: perHour, InUse: cfg.InUse, Log: log,
 		Declared: func() { onDuty.Poke() }, Keeping: func() bool { return onDuty.Keeping() },
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/quarry-db/quarry/agent/watch"
 	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/pkg/slatedb"
 )
 
 // Config says which bucket an agent watches and to whom it reports. The yaml
@@ -36,6 +37,9 @@ type Config struct {
 	// region duty over; 0: 30s, or longer where the budget is small. It is the
 	// pace of the duty's own requests too: two in a third of it.
 	DutyTTL time.Duration `yaml:"duty-ttl"`
+	// InUse are the SlateDB releases that open the databases of this bucket, such
+	// as "0.12.1": what they cannot open or would damage is found. None: not known.
+	InUse []string `yaml:"in-use"`
 	// Status is where the status port listens: a loopback host:port or
 	// unix:/path; "": nowhere.
 	Status string `yaml:"status"`
@@ -79,6 +83,11 @@ func (c *Config) Validate() error {
 	}
 	if c.DutyTTL != 0 && (c.DutyTTL < time.Second || c.DutyTTL > time.Hour) {
 		return &FieldError{"duty-ttl", c.DutyTTL.String(), "between 1s and 1h, for example 30s"}
+	}
+	for _, release := range c.InUse {
+		if err := slatedb.CheckRelease(release); err != nil {
+			return &FieldError{"in-use", release, "a release of SlateDB, for example 0.12.1"}
+		}
 	}
 	if c.Status != "" {
 		if _, _, err := statusAddress(c.Status); err != nil {

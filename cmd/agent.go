@@ -57,6 +57,7 @@ bucket. --budget bounds what it may ask of the bucket.`,
 			override(set("poll"), &cfg.Poll, flags.Poll)
 			override(set("budget"), &cfg.Budget, flags.Budget)
 			override(set("duty-ttl"), &cfg.DutyTTL, flags.DutyTTL)
+			override(set("in-use"), &cfg.InUse, flags.InUse)
 			override(set("status"), &cfg.Status, flags.Status)
 			override(set("log-level"), &cfg.LogLevel, logs.level)
 			override(set("log-format"), &cfg.LogFormat, logs.format)
@@ -101,6 +102,7 @@ bucket. --budget bounds what it may ask of the bucket.`,
 	f.DurationVar(&flags.Poll, "poll", flags.Poll, "how often a moving slate is asked for news")
 	f.StringVar(&flags.Budget, "budget", flags.Budget, "requests it may make, such as 36000/h")
 	f.DurationVar(&flags.DutyTTL, "duty-ttl", 0, "after how long without a beat others take over the region duty; 0: 30s, longer with a small budget")
+	f.StringSliceVar(&flags.InUse, "in-use", nil, "SlateDB releases that open the databases here, such as 0.12.1,0.17.0: what they cannot open or would damage is a finding")
 	f.StringVar(&flags.Status, "status", "", "loopback host:port or unix:/path for /livez, /status and POST /hint; empty: none")
 	logs.register(f)
 	return c

@@ -84,7 +84,7 @@ func TestFindings_ARunningAgentFindsThemAndSeesThemCured(t *testing.T) {
 
 	h := startHub(t, "eu")
 	const budget = 36_000
-	startAgent(t, h, "eu", "file://"+bucket, nil, "--budget", fmt.Sprintf("%d/h", budget))
+	agent := startAgent(t, h, "eu", "file://"+bucket, nil, "--budget", fmt.Sprintf("%d/h", budget))
 	want := map[string][]string{
 		"boundary": {"boundary-ahead"}, "hole": {"wal-hole"}, "unmarked": {"wal-store-unmarked"}, "dangling": {"checkpoint-dangling"},
 		"missing": {"object-missing"}, "stuck": {"collector-stuck"},
@@ -145,32 +145,36 @@ func TestFindings_ARunningAgentFindsThemAndSeesThemCured(t *testing.T) {
 	found(150 * time.Second)
 
 	type event struct{ Type, Slate, Before, After, What string }
-	var log listing[event]
-	if err := json.Unmarshal([]byte(must(t, nil, "events", "--hub", "http://"+h.web, "-o", "json", "--limit", "0")), &log); err != nil {
-		t.Fatal(err)
+	told := func() []event {
+		t.Helper()
+		var log listing[event]
+		if err := json.Unmarshal([]byte(must(t, nil, "events", "--hub", "http://"+h.web, "-o", "json", "--limit", "0")), &log); err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(log.Items, func(e event) bool { return !strings.HasPrefix(e.Type, "finding") })
 	}
-	events := log.Items
+	events := told()
 	for _, e := range events {
-		if strings.HasPrefix(e.Type, "finding") && (strings.HasPrefix(e.Slate, "healthy") || e.Slate == "rich/db") {
+		if strings.HasPrefix(e.Slate, "healthy") || e.Slate == "rich/db" {
 			t.Errorf("a false alarm: %+v", e)
 		}
 	}
 	for name, code := range map[string]string{"filters": "filter-format-mismatch", "segments": "segments-lost", "boundary": "boundary-ahead", "hole": "wal-hole", "pill": "closed-for-deletion", "dangling": "checkpoint-dangling"} {
-		told := map[string]map[string]int{} // type, then code and object: how often
+		count := map[string]map[string]int{} // type, then code and object: how often
 		for _, e := range events {
 			if said := e.Before + e.After; e.Slate == name+"/db" && strings.HasPrefix(said, code) {
-				if told[e.Type] == nil {
-					told[e.Type] = map[string]int{}
+				if count[e.Type] == nil {
+					count[e.Type] = map[string]int{}
 				}
-				told[e.Type][said]++
+				count[e.Type][said]++
 			}
 		}
-		if len(told["finding"]) == 0 || !maps.Equal(told["finding"], told["finding-gone"]) {
-			t.Errorf("events of %s: %v", name, told)
+		if len(count["finding"]) == 0 || !maps.Equal(count["finding"], count["finding-gone"]) {
+			t.Errorf("events of %s: %v", name, count)
 		}
-		for _, n := range told["finding"] {
+		for _, n := range count["finding"] {
 			if n != 1 {
-				t.Errorf("events of %s: %v", name, told)
+				t.Errorf("events of %s: %v", name, count)
 			}
 		}
 	}
@@ -189,6 +193,54 @@ func TestFindings_ARunningAgentFindsThemAndSeesThemCured(t *testing.T) {
 	if len(regions.Items[0].Spend) == 0 || sum > budget*1.05 {
 		t.Errorf("%.0f requests an hour with a budget of %d", sum, budget)
 	}
+
+	// An agent that begins anew has nothing to say that was not said, and keeps
+	// nothing back; one that is told which releases are in use says more.
+	again := func(want map[string][]string, extra ...string) {
+		t.Helper()
+		agent.stop()
+		since := time.Now()
+		agent = startAgent(t, h, "eu", "file://"+bucket, nil, append([]string{"--budget", fmt.Sprintf("%d/h", budget)}, extra...)...)
+		eventually(t, 90*time.Second, fmt.Sprintf("findings %v, and everything looked through", want), func() error {
+			type row struct {
+				Slate  string
+				State  string
+				Listed *time.Time `json:"listed_at"`
+			}
+			l, err := get[row](h, t, "placements")
+			if err != nil {
+				return err
+			}
+			for _, r := range l.Items {
+				if r.State == "live" && (r.Listed == nil || r.Listed.Before(since)) {
+					return fmt.Errorf("%s was not looked through", r.Slate)
+				}
+			}
+			return h.finds(t, want)
+		})
+	}
+	again(want)
+	if now := told(); !slices.Equal(now, events) {
+		t.Errorf("a restart of the agent told %v", now[len(events):])
+	}
+	mixed := maps.Clone(want)
+	folders, err := os.ReadDir(bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, d := range folders {
+		o := quarry(t, nil, "slatedb", "verify", "--bucket", "file://"+folder(d.Name()), "db", "--in-use", "0.12.1")
+		if !strings.HasPrefix(d.Name(), ".") && strings.Contains(o.stdout, "mixed-versions") {
+			mixed[d.Name()] = slices.Sorted(slices.Values(append(slices.Clone(want[d.Name()]), "mixed-versions")))
+			n++
+		}
+	}
+	if n < 4 || n == len(folders) {
+		t.Fatalf("%d of %d are nothing for 0.12.1: nothing is proven", n, len(folders))
+	}
+	again(mixed, "--in-use", "0.12.1")
+	again(want)
 }
 
 // finds compares the codes of the findings of all slates with what is wanted.
@@ -207,6 +259,9 @@ func (h *hub) finds(t *testing.T, want map[string][]string) error {
 		if !slices.Contains(got[name], r.Code) {
 			got[name] = append(got[name], r.Code)
 		}
+	}
+	for _, codes := range got {
+		slices.Sort(codes)
 	}
 	if !maps.EqualFunc(got, want, slices.Equal) {
 		return errors.New(fmt.Sprint(got))

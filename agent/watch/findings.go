@@ -61,10 +61,13 @@ var examined = map[slatedb.Code]bool{
 
 // exam is what upkeep knows of a database's findings.
 type exam struct {
-	found    []catalog.Finding
-	at       time.Time     // of the last examination
-	spacing  time.Duration // until the next one, when it moves
-	screened bool          // the oldest manifest was read once
+	found []catalog.Finding
+	// strangers is what releases in use do to it, as the last listing showed. It
+	// is no damage, so it is no reason to examine anything.
+	strangers []catalog.Finding
+	at        time.Time     // of the last examination
+	spacing   time.Duration // until the next one, when it moves
+	screened  bool          // the oldest manifest was read once
 }
 
 // listing is what a listing of a database's folder showed.
@@ -127,6 +130,11 @@ func (d *database) screen(ctx context.Context, l *listing) error {
 		}
 	}
 	s.Now = time.Now()
+	if len(d.w.o.InUse) > 0 {
+		if err := d.screenReleases(ctx, s); err != nil {
+			return err
+		}
+	}
 	suspect := slatedb.Symptoms(s)
 	if len(suspect) == 0 {
 		if suspect, err = slatedb.Missing(ctx, d.w.tend, s.Head, l.tables, 1); err != nil {
@@ -143,6 +151,45 @@ func (d *database) screen(ctx context.Context, l *listing) error {
 		d.suspect.Store(true)
 	}
 	return nil
+}
+
+// screenReleases finds what the releases in use do to the database.
+func (d *database) screenReleases(ctx context.Context, s *slatedb.Sight) error {
+	told := *s
+	told.InUse, told.Lasting = d.w.o.InUse, true
+	if len(s.Compactions) > 0 {
+		state, err := slatedb.LatestCompactions(ctx, d.w.tend, d.root)
+		switch {
+		case err == nil:
+			told.CompactionsVersion = state.Compactions.Version
+		case !errors.Is(err, fs.ErrNotExist) && !undecodable(err):
+			return err
+		}
+	}
+	found := slices.DeleteFunc(slatedb.Symptoms(&told), func(f slatedb.Finding) bool { return f.Code != slatedb.MixedVersions })
+	d.care.exam.strangers = joined(d.root, found)
+	return nil
+}
+
+// joined makes one finding of several, about the whole database: their objects
+// (the newest manifest) change all the time, and what is told must not.
+func joined(root string, found []slatedb.Finding) []catalog.Finding {
+	if len(found) == 0 {
+		return nil
+	}
+	all := func(of func(slatedb.Finding) string) string {
+		var texts []string
+		for _, f := range found {
+			if t := of(f); !slices.Contains(texts, t) {
+				texts = append(texts, t)
+			}
+		}
+		return strings.Join(texts, "; ")
+	}
+	return []catalog.Finding{{
+		Code: string(found[0].Code), Object: root, What: all(func(f slatedb.Finding) string { return f.What }),
+		Who: all(func(f slatedb.Finding) string { return f.Who }), Cure: all(func(f slatedb.Finding) string { return f.Cure }),
+	}}
 }
 
 // examineWhenDue examines a database that is suspect or has findings, and says

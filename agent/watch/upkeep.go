@@ -145,7 +145,7 @@ func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
 
 func (d *database) tellFindings() {
 	d.mu.Lock()
-	notes := slices.Concat(d.walNotes, d.care.boundaryNotes, d.care.verifyNotes, d.care.exam.found)
+	notes := slices.Concat(d.walNotes, d.care.boundaryNotes, d.care.verifyNotes, d.care.exam.found, d.care.exam.strangers)
 	d.mu.Unlock()
 	d.setFindings(notes)
 }

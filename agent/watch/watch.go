@@ -24,6 +24,7 @@ import (
 
 	"github.com/quarry-db/quarry/pkg/bucket"
 	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/pkg/slatedb"
 )
 
 // Reporter takes what is seen. Its methods may be called by many goroutines at
@@ -76,7 +77,10 @@ type Options struct {
 	Exclude []string
 	Poll    time.Duration // of what moves; 0: DefaultPoll
 	Budget  float64       // requests per hour; 0: DefaultBudget
-	Log     *slog.Logger  // nil: slog.Default()
+	// InUse are the SlateDB releases that are known to open the databases of this
+	// bucket, as [slatedb.CheckRelease] takes them; none: not known.
+	InUse []string
+	Log   *slog.Logger // nil: slog.Default()
 	// Declared is called when something lies in the inbox; it must not block.
 	// nil: nobody folds it into the catalog in this process.
 	Declared func()
@@ -113,6 +117,11 @@ func (o *Options) Validate() error {
 	for _, g := range o.Exclude {
 		if _, err := path.Match(g, ""); err != nil || g == "" {
 			return fmt.Errorf("exclude %q is not a glob; for example tmp or dbs/test-*", g)
+		}
+	}
+	for _, release := range o.InUse {
+		if err := slatedb.CheckRelease(release); err != nil {
+			return fmt.Errorf("in-use: %w", err)
 		}
 	}
 	if o.Log == nil {
