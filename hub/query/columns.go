@@ -25,6 +25,8 @@ type scan struct {
 	now    time.Time
 	c      *table.Chunk
 	ci     int                     // of the chunk
+	begin  int                     // the first chunk that each goes through
+	end    int                     // the one after the last
 	one    reflect.Value           // a row with nothing in it but while someone asks
 	buf    [table.ChunkRows]uint64 // numbers of the chunk
 	texts  [table.ChunkRows]string // texts of the chunk
@@ -37,7 +39,7 @@ type scan struct {
 }
 
 func newScan(src *Source, typ *Type, now time.Time) *scan {
-	x := &scan{src: src, t: src.Table, typ: typ, now: now, one: reflect.New(typ.row).Elem(), cols: src.Table.Schema().Columns()}
+	x := &scan{src: src, t: src.Table, typ: typ, now: now, one: reflect.New(typ.row).Elem(), cols: src.Table.Schema().Columns(), end: src.Table.Chunks()}
 	if src.Sketches != nil {
 		x.texted = textColumns(x.cols)
 	}
@@ -543,15 +545,15 @@ func (byClass) warm(c *table.Chunk) uint64 {
 	return uint64(classes[0] + classes[16] + classes[32] + classes[48])
 }
 
-// each goes through the chunks with their matching rows.
+// each goes through its chunks from begin to end, with their matching rows.
 func (x *scan) each(c *clause, yield func(in table.Mask) bool) {
 	var w warmer
 	if c != nil {
 		w, _ = c.step.(warmer)
 	}
 	var chunks [ahead]*table.Chunk
-	for from := 0; from < x.t.Chunks(); from += ahead {
-		n := min(ahead, x.t.Chunks()-from)
+	for from := x.begin; from < x.end; from += ahead {
+		n := min(ahead, x.end-from)
 		for i := range n {
 			chunks[i] = x.t.Chunk(from + i)
 		}

@@ -2,7 +2,9 @@ package query
 
 import (
 	"reflect"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/quarry-db/quarry/hub/table"
@@ -32,9 +34,8 @@ func (s *Summary) groupsOf(p *Plan, src *Source, now time.Time) ([]*Group, error
 			return s.groups(p.Matches(*src, now))
 		}
 	}
-	c := x.filter(p.Filter)
-	if traits {
-		g.byClass(c)
+	if c := x.filter(p.Filter); traits {
+		g.byClass(c, p.Filter)
 	} else {
 		g.byRow(c, order.read)
 	}
@@ -100,7 +101,7 @@ type tally struct {
 }
 
 // byClass counts by class.
-func (g *grouping) byClass(c *clause) {
+func (g *grouping) byClass(c *clause, f *Filter) {
 	x := g.x
 	tallies := make([]tally, x.t.Classes())
 	if c == nil || c.exact && (g.bytes < 0 || x.cols[g.bytes].Summed) {
@@ -113,18 +114,7 @@ func (g *grouping) byClass(c *clause) {
 			}
 		}
 	} else {
-		x.each(c, func(in table.Mask) bool {
-			has := g.read()
-			classes := x.c.Classes()
-			for m := in; m != 0; m &= m - 1 {
-				i := first(m)
-				t := &tallies[classes[i]]
-				t.count++
-				t.sum += x.buf[i] & -uint64(has>>i&1)
-				t.known += uint64(has >> i & 1)
-			}
-			return true
-		})
+		tallies = g.counted(c, f)
 	}
 	by := make([]value, len(g.s.by))
 	for id, t := range tallies {
@@ -140,12 +130,68 @@ func (g *grouping) byClass(c *clause) {
 	}
 }
 
+// A large table is counted by several goroutines, each a stretch of chunks that
+// is worth starting it for, and so many that others find a core.
+const hands = 4
+
+var stretch = 2048
+
+// counted counts the matching rows by class. c is the filter f for g.x.
+func (g *grouping) counted(c *clause, f *Filter) []tally {
+	chunks := g.x.t.Chunks()
+	n := max(1, min(hands, runtime.GOMAXPROCS(0), chunks/stretch))
+	parts := make([][]tally, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		x, c := g.x, c
+		if i > 0 { // steps and scans are of one goroutine
+			x = newScan(g.x.src, g.x.typ, g.x.now)
+			c = x.filter(f)
+		}
+		x.begin, x.end = chunks*i/n, chunks*(i+1)/n
+		count := func() { parts[i] = x.tallies(c, g.bytes) }
+		if i == n-1 {
+			count()
+		} else {
+			wg.Go(count)
+		}
+	}
+	wg.Wait()
+	for _, part := range parts[1:] {
+		for id, t := range part {
+			at := &parts[0][id]
+			at.count += t.count
+			at.sum += t.sum
+			at.known += t.known
+		}
+	}
+	return parts[0]
+}
+
+// tallies counts the matching rows by class, and sums the column bytes.
+func (x *scan) tallies(c *clause, bytes int) []tally {
+	out := make([]tally, x.t.Classes())
+	x.each(c, func(in table.Mask) bool {
+		has := x.read(bytes)
+		classes := x.c.Classes()
+		for m := in; m != 0; m &= m - 1 {
+			i := first(m)
+			t := &out[classes[i]]
+			t.count++
+			t.sum += x.buf[i] & -uint64(has>>i&1)
+			t.known += uint64(has >> i & 1)
+		}
+		return true
+	})
+	return out
+}
+
 // read reads the bytes of the chunk.
-func (g *grouping) read() table.Mask {
-	if g.bytes < 0 {
+func (x *scan) read(bytes int) table.Mask {
+	if bytes < 0 {
 		return 0
 	}
-	return g.x.c.Numbers(g.bytes, &g.x.buf)
+	return x.c.Numbers(bytes, &x.buf)
 }
 
 // byRow counts by the rows' own values. Fields that are no texts are told apart
@@ -173,7 +219,7 @@ func (g *grouping) byRow(c *clause, read []func(*table.Chunk, int) sortKey) {
 		clear(sparse)
 	}
 	x.each(c, func(in table.Mask) bool {
-		has := g.read()
+		has := x.read(g.bytes)
 		var at *[table.ChunkRows]uint64
 		if code != nil {
 			at = code()

@@ -1,0 +1,4 @@
+package query
+
+// Stretch is how many chunks are worth a goroutine of their own.
+var Stretch = &stretch
