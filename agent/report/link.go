@@ -221,6 +221,7 @@ type link struct {
 	token    uint64
 	reporter bool
 	moving   bool   // the hub understands moves
+	deciding bool   // the hub understands outcomes
 	window   uint64 // bytes that may be under way; 0: any number
 	taken    uint64 // bytes that the hub has taken
 	heard    uint64 // bytes of the hub that were taken
@@ -296,6 +297,10 @@ func (l *link) take(f *quarryv1.HubFrame) error {
 		default:
 		}
 		r.poke()
+	case *quarryv1.HubFrame_Decision:
+		r.orders.receive(b.Decision, time.Now())
+	case *quarryv1.HubFrame_Settled:
+		r.orders.settle(b.Settled.GetDecisions())
 	case *quarryv1.HubFrame_Refuse:
 		return &refusedError{b.Refuse.GetWhy()}
 	case *quarryv1.HubFrame_Quarantined:
@@ -315,6 +320,7 @@ func (l *link) welcome(w *quarryv1.Welcome) {
 	l.token = w.GetSession()
 	l.reporter = w.GetReporter()
 	l.moving = w.GetVersion() >= wire.Moving
+	l.deciding = w.GetVersion() >= wire.Deciding
 	if l.moving {
 		l.window = w.GetCredit()
 	}
@@ -336,6 +342,7 @@ func (l *link) welcome(w *quarryv1.Welcome) {
 	}
 	if !l.greeted {
 		l.greeted = true
+		r.orders.begin()
 		r.status.Connected, r.status.Since = true, time.Now()
 		r.urgent = true // the first beat says how we are
 		// Another hub, or a newer one, may understand what the last did not.

@@ -133,6 +133,8 @@ type Report struct {
 	hubKnown  bool
 	hubMoved  chan struct{}
 
+	orders orders // decisions and outcomes, see decisions.go
+
 	status      Status
 	acked       uint64
 	quarantined map[factKey]string // why a fact, or what is left of it, does not travel
@@ -184,6 +186,8 @@ func New(o Options) (*Report, error) {
 		hubMoved: make(chan struct{}),
 		looked:   make(chan struct{}),
 		health:   Health{BucketWhy: notLooked, Reason: notLooked},
+
+		orders: newOrders(),
 
 		quarantined: map[factKey]string{},
 		jitter:      rand.New(rand.NewPCG(o.Seed, o.Start)),

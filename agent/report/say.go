@@ -78,6 +78,13 @@ func (l *link) step(ctx context.Context, b *beats) (next func() error, due time.
 		return nil, due
 	}
 	l.session = l.token
+	if l.deciding && l.affordable() {
+		if o := r.orders.next(); o != nil {
+			return func() error {
+				return l.put(&quarryv1.AgentFrame{Body: &quarryv1.AgentFrame_Outcome{Outcome: o}})
+			}, due
+		}
+	}
 	if !l.reporter || !r.ready {
 		return nil, due
 	}
@@ -273,6 +280,7 @@ func (l *link) beatIfDue(b *beats) error {
 	m := &quarryv1.Beat{
 		BucketId: h.BucketID, BucketWhy: h.BucketWhy, ReadOk: h.ReadOK, Reason: h.Reason, CannotKeep: h.CannotKeep,
 		AgentClock: wire.Stamp(now), At: l.revision(0), Spend: h.Spend, Budget: h.Budget, Taken: l.heard,
+		Term: r.orders.term, Ledger: r.orders.ledger,
 	}
 	if l.reporter && l.based && r.ready && l.resume == nil {
 		m.At = l.revision(l.sent)
@@ -297,6 +305,7 @@ func (l *link) hello() *quarryv1.Hello {
 		Generation: o.Generation, Start: o.Start, StartedAt: wire.Stamp(o.StartedAt),
 		Bucket: o.Bucket, BucketId: l.r.health.BucketID, BucketWhy: l.r.health.BucketWhy,
 		Last: l.revision(l.r.acked), Credit: mostUnderway,
+		Term: l.r.orders.term, Ledger: l.r.orders.ledger,
 	}
 }
 

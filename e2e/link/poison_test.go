@@ -70,7 +70,7 @@ func TestPoisonOfAnotherMakeIsPutAside(t *testing.T) {
 		{Kind: 1, Key: []byte("good"), Revision: 3, Value: value(3, func(b []byte) []byte {
 			return protowire.AppendString(protowire.AppendTag(b, 5, protowire.BytesType), "asleep") // seen: an unknown word
 		})},
-		{Kind: 6, Key: []byte("a kind of a newer version"), Revision: 4, Value: []byte("x")},
+		{Kind: 60, Key: []byte("a kind of a newer version"), Revision: 4, Value: []byte("x")},
 		{Kind: 1, Key: []byte("other"), Revision: 5, Value: value(5, newer)}, // says that it is another
 		{Kind: 1, Key: []byte("placements are never withdrawn"), Revision: 6, Gone: []byte("bye")},
 		{Kind: 1, Key: []byte("good"), Revision: 7, Value: value(7, newer)},
@@ -102,7 +102,7 @@ func TestPoisonOfAnotherMakeIsPutAside(t *testing.T) {
 			said = append(said, q.Key+": "+q.Why)
 		}
 		all := strings.Join(said, "\n")
-		for _, want := range []string{"huge: ", "not UTF-8", `seen "asleep"`, "kind 6 is not known", "its key is", "never withdrawn", "at most 262144"} {
+		for _, want := range []string{"huge: ", "not UTF-8", `seen "asleep"`, "kind 60 is not known", "its key is", "never withdrawn", "at most 262144"} {
 			if !strings.Contains(all, want) {
 				t.Errorf("%q is not told of:\n%s", want, all)
 			}

@@ -25,7 +25,8 @@ func checkHello(f *quarryv1.AgentFrame) (state.Hello, offer, error) {
 		Region: m.GetRegion(), Cluster: m.GetCluster(), Agent: clip(m.GetAgent()), Version: clip(m.GetAgentVersion()),
 		Generation: m.GetGeneration(), Start: m.GetStart(),
 		Bucket: clip(m.GetBucket()), BucketID: clip(m.GetBucketId()), BucketWhy: clip(m.GetBucketWhy()),
-		Last: revision(m.GetLast()),
+		Last:  revision(m.GetLast()),
+		Obeys: state.Obeys{Known: m.Term != nil, Term: m.GetTerm(), Ledger: clip(m.GetLedger())}, Decides: m.GetMaxVersion() >= wire.Deciding,
 	}
 	if m.GetMinVersion() > wire.MaxVersion || m.GetMaxVersion() < wire.MinVersion {
 		return h, offer{}, fmt.Errorf("the agent speaks protocol versions %d to %d, this hub %d to %d; upgrade the older of the two",
@@ -71,6 +72,7 @@ func (in *intake) readBeat(b *quarryv1.Beat) (state.Beat, error) {
 		Session: in.id, BucketID: clip(b.GetBucketId()), BucketWhy: clip(b.GetBucketWhy()),
 		ReadOK: b.GetReadOk(), Reason: clip(b.GetReason()), CannotKeep: clip(b.GetCannotKeep()),
 		At: revision(b.GetAt()), Budget: b.GetBudget(),
+		Obeys: state.Obeys{Known: b.Term != nil, Term: b.GetTerm(), Ledger: clip(b.GetLedger())},
 	}
 	clock, err := wire.Time(b.GetAgentClock())
 	if err != nil {

@@ -16,6 +16,7 @@ type intake struct {
 	id        state.SessionID
 	start     uint64 // of the agent process
 	token     uint64
+	region    string
 	maxStaged int
 
 	number  uint64 // of the newest frame
@@ -117,7 +118,8 @@ func (in *intake) next(f *quarryv1.AgentFrame) outcome {
 	}
 	out.good = true
 	switch f.GetBody().(type) {
-	case *quarryv1.AgentFrame_Beat, *quarryv1.AgentFrame_Hello:
+	case *quarryv1.AgentFrame_Beat, *quarryv1.AgentFrame_Hello, *quarryv1.AgentFrame_Outcome:
+		// Who is on duty in a region need not be the one that reports.
 	default:
 		if in.standby {
 			return out
@@ -143,6 +145,8 @@ func (in *intake) next(f *quarryv1.AgentFrame) outcome {
 		in.batch(&out, b.RepairBatch.GetRecords(), true)
 	case *quarryv1.AgentFrame_RepairEnd:
 		in.end(&out, true)
+	case *quarryv1.AgentFrame_Outcome:
+		in.outcome(&out, b.Outcome)
 	case *quarryv1.AgentFrame_Hello:
 		in.complain(&out, "frame", "a second hello in one session")
 		out.good = false

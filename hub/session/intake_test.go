@@ -198,8 +198,8 @@ func TestASnapshotIsAppliedWholeOrNotAtAll(t *testing.T) {
 			return s.batch(gone)
 		}, "quarantined snapshot, want"},
 		{"one bad record does not hold back the others", func(s *script) outcome {
-			return s.whole(3, a, &quarryv1.Record{Kind: 6, Key: []byte("new"), Revision: 3}, b)
-		}, "quarantined kind-6 new, snapshot of 2 up to 3 empty=false"},
+			return s.whole(3, a, &quarryv1.Record{Kind: 60, Key: []byte("new"), Revision: 3}, b)
+		}, "quarantined kind-60 new, snapshot of 2 up to 3 empty=false"},
 		{"larger than any may be", func(s *script) outcome {
 			s.in.maxStaged = 20
 			s.begin([]*quarryv1.Record{a, b}, 2, false)

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/quarry-db/quarry/hub/state"
+	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/pkg/wire"
 	quarryv1 "github.com/quarry-db/quarry/proto/quarry/v1"
 )
@@ -164,6 +165,24 @@ func (s *Server) checkAddress(a net.Addr) error {
 	return fmt.Errorf("listen for agents on %s: agents have no certificates yet, so anybody who reaches that address could report as any region; listen on a loopback address such as 127.0.0.1:%d", a, tcp.Port)
 }
 
+// Send says a decision to every session of a region whose agent understands
+// decisions, and reports how many these are. It never blocks. None is an answer
+// too: the caller says it again when one comes.
+func (s *Server) Send(region string, d catalog.Decision) int {
+	s.mu.Lock()
+	var to []*session
+	for _, se := range s.sessions {
+		if se.intake.region == region && se.version >= wire.Deciding {
+			to = append(to, se)
+		}
+	}
+	s.mu.Unlock()
+	for _, se := range to {
+		se.post(state.Decide{Decision: d})
+	}
+	return len(to)
+}
+
 // Post says m to a session. It never blocks. Of welcomes, acknowledgements and
 // each kind of wants that are not sent yet the newest wins; a Refuse ends the session once
 // it is sent. A session that is gone is ignored.
@@ -249,7 +268,7 @@ func (s *Server) open(h state.Hello, o offer) *session {
 		version:  o.version,
 		window:   o.window,
 		drain:    s.o.Drain,
-		intake:   intake{start: h.Start, token: binary.BigEndian.Uint64(token[:]) | 1, number: 1, maxStaged: s.o.MaxSnapshot},
+		intake:   intake{start: h.Start, token: binary.BigEndian.Uint64(token[:]) | 1, number: 1, maxStaged: s.o.MaxSnapshot, region: h.Region},
 		inbox:    s.o.Inbox,
 		credit:   credit{since: time.Now()},
 	}

@@ -95,6 +95,8 @@ type mailbox struct {
 	buckets     *state.WantBuckets
 	refuse      *state.Refuse
 	quarantined []*quarryv1.Quarantined
+	decisions   []catalog.Decision // in the order in which they were posted, each once
+	settled     []string
 }
 
 // maxQuarantined bounds what waits to be said about bad records; the hub has
@@ -115,6 +117,10 @@ func (se *session) post(m state.Message) {
 		se.mailbox.digests = &m
 	case state.WantBuckets:
 		se.mailbox.buckets = &m
+	case state.Decide:
+		se.mailbox.decide(m.Decision)
+	case state.Settle:
+		se.mailbox.settle(m.Decisions)
 	case state.Refuse:
 		if se.mailbox.refuse == nil {
 			se.mailbox.refuse = &m
@@ -328,6 +334,7 @@ func (se *session) collect() (frames []*quarryv1.HubFrame, last bool) {
 		}
 		m.buckets = nil
 	}
+	frames = append(frames, se.decided()...)
 	if c := &se.credit; se.version >= wire.Moving && c.taken-c.told >= maxUnderway/4 {
 		c.told = c.taken
 		frames = append(frames, &quarryv1.HubFrame{Body: &quarryv1.HubFrame_Credit{Credit: &quarryv1.Credit{Taken: c.taken}}})

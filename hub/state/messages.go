@@ -38,7 +38,22 @@ type Hello struct {
 	BucketID  string
 	BucketWhy string
 	// Last is the highest revision the agent knows to be acknowledged by a hub.
-	Last catalog.Revision
+	Last  catalog.Revision
+	Obeys Obeys
+	// Decides: the agent understands decisions.
+	Decides bool
+}
+
+// Obeys is whom a region has obeyed so far, as its agent knows it from the bucket.
+type Obeys struct {
+	// Known is false until the agent has read it: then the rest says nothing.
+	Known bool
+	// Term is the highest term of a decision that was taken, 0: none. A hub at or
+	// below a term that it did not issue must not decide.
+	Term uint64
+	// Ledger is the UUID of the only ledger whose decisions are taken, empty:
+	// none yet, the first one's will be.
+	Ledger string
 }
 
 // What BucketWhy says when BucketID is empty although the bucket can be read;
@@ -67,6 +82,7 @@ type Beat struct {
 	// Staged is how many bytes of a snapshot the hub has staged for this
 	// session: whether one that is under way goes on.
 	Staged int
+	Obeys  Obeys
 }
 
 // Delta brings facts; each is newer than what was sent before.
@@ -140,6 +156,13 @@ type Closed struct {
 	Why     string
 }
 
+// Settled brings what an agent saw and did. It is told again, in this session
+// and in later ones, until a [Settle] names its decision.
+type Settled struct {
+	Session SessionID
+	Outcome catalog.Outcome // Region is the session's
+}
+
 // Tick lets time pass. Whoever sends it has first sent what was waiting.
 type Tick struct{}
 
@@ -156,6 +179,7 @@ func (Delta) event()           {}
 func (Snapshot) event()        {}
 func (Quarantined) event()     {}
 func (Closed) event()          {}
+func (Settled) event()         {}
 func (Tick) event()            {}
 func (AcceptRegion) event()    {}
 func (ForgetPlacement) event() {}
@@ -198,6 +222,17 @@ type WantSnapshot struct{ Why string }
 // by itself; the agent says it and tries again rarely.
 type Refuse struct{ Why string }
 
+// Decide brings a decision that the ledger has. It is for every session of the
+// region that [Hello.Decides], for the agent on duty need not be the one that
+// reports; those that are not say nothing. It may get lost with the session:
+// until the outcome comes or the time is over it is said again in each new one.
+type Decide struct{ Decision catalog.Decision }
+
+// Settle says that the outcomes of these decisions are durable here.
+type Settle struct{ Decisions []string }
+
+func (Decide) message()       {}
+func (Settle) message()       {}
 func (Welcome) message()      {}
 func (Ack) message()          {}
 func (WantSnapshot) message() {}

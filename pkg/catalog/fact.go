@@ -46,6 +46,8 @@ const (
 	FactRegistration                     // Registration; key: id
 	FactLease                            // Lease; key: slate, NUL, role-id
 	FactFinding                          // Finding; key: code, NUL, root, NUL, object
+	FactHold                             // Hold; key: root, NUL, id
+	FactPermit                           // Permit, the one that rules; key: slate
 )
 
 // Fact is one record of an agent's report. Exactly the pointer of its kind is
@@ -68,6 +70,8 @@ type Fact struct {
 	Registration *Registration
 	Lease        *Lease
 	Finding      *Finding
+	Hold         *Hold
+	Permit       *Permit
 }
 
 // PlacementKey is the key of a sighting's fact.

@@ -32,7 +32,7 @@ func ReadPartition(ctx context.Context, s Store, prefix string) (Partition, erro
 		p.PointerState, p.Reason = PointerUnreadable, err.Error()
 		return p, nil
 	}
-	p.PointerState = PointerRead
+	p.PointerState, p.raw = PointerRead, b
 	for _, r := range p.Pointer.Retained {
 		p.Points = append(p.Points, Snapshot{
 			Path: r.Path, ID: r.ID, LSN: r.LSN, CreatedAt: r.CreatedAt,

@@ -1,7 +1,7 @@
 // Package snapshots reads snapshot repositories in Restate's layout: which
 // states of a partition can be restored, whether every object of them is there
 // with its recorded size, and what lies beside them that the pointer does not
-// list. It never writes and never deletes.
+// list. Only a [PrunePlan] writes and deletes, and only what it names.
 //
 // A repository is a prefix with one folder per partition:
 //
@@ -101,6 +101,7 @@ type Partition struct {
 	PointerSHA256 string
 	// Pointer is the zero value unless PointerState is PointerRead.
 	Pointer Pointer
+	raw     []byte // latest.json as it was read
 
 	// Points are the restore points: exactly what the pointer lists, newest
 	// first. Nothing else ever is one.

@@ -45,6 +45,16 @@ func encodeValue(f catalog.Fact) ([]byte, error) {
 			return nil, errNoValue
 		}
 		m = fromFinding(f.Finding)
+	case catalog.FactHold:
+		if f.Hold == nil {
+			return nil, errNoValue
+		}
+		m = fromHold(f.Hold)
+	case catalog.FactPermit:
+		if f.Permit == nil {
+			return nil, errNoValue
+		}
+		m = fromPermit(f.Permit)
 	default:
 		return nil, fmt.Errorf("kind %d cannot travel: %w", f.Kind, catalog.ErrInvalid)
 	}
@@ -121,6 +131,18 @@ func decodeValue(f *catalog.Fact, value []byte) error {
 			return err
 		}
 		f.Finding = c.finding(m)
+	case catalog.FactHold:
+		m := new(quarryv1.Hold)
+		if err := read(m); err != nil {
+			return err
+		}
+		f.Hold = c.hold(m)
+	case catalog.FactPermit:
+		m := new(quarryv1.Permit)
+		if err := read(m); err != nil {
+			return err
+		}
+		f.Permit = c.permit(m)
 	default:
 		return fmt.Errorf("kind %d cannot travel: %w", f.Kind, catalog.ErrInvalid)
 	}

@@ -19,10 +19,12 @@ import (
 // Versions of the protocol that this build speaks.
 const (
 	MinVersion = 1
-	MaxVersion = 2
+	MaxVersion = 3
 	// Moving is the first version with moves, digests by bucket, repairs and
 	// credit.
 	Moving = 2
+	// Deciding is the first version with decisions and outcomes.
+	Deciding = 3
 )
 
 // Limits, in bytes.
@@ -87,7 +89,7 @@ func Decode(start uint64, r *quarryv1.Record) (catalog.Fact, error) {
 		Revision: catalog.Revision{Start: start, Counter: r.GetRevision()},
 		Sum:      Sum(r),
 	}
-	if k := r.GetKind(); k >= uint32(catalog.FactPlacement) && k <= uint32(catalog.FactFinding) {
+	if k := r.GetKind(); k >= uint32(catalog.FactPlacement) && k <= uint32(catalog.FactPermit) {
 		f.Kind = catalog.FactKind(k)
 	} else {
 		return f, fmt.Errorf("kind %d is not known to this version: %w", k, catalog.ErrInvalid)
@@ -128,6 +130,10 @@ func KeyOf(f catalog.Fact) string {
 		return catalog.LeaseKey(f.Lease.Slate, f.Lease.Role, f.Lease.ID)
 	case f.Kind == catalog.FactFinding && f.Finding != nil:
 		return catalog.FindingKey(f.Finding.Code, f.Finding.Root, f.Finding.Object)
+	case f.Kind == catalog.FactHold && f.Hold != nil:
+		return catalog.HoldKey(f.Hold.Root, f.Hold.ID)
+	case f.Kind == catalog.FactPermit && f.Permit != nil:
+		return catalog.PermitFactKey(f.Permit.Slate)
 	}
 	return ""
 }
@@ -145,6 +151,10 @@ func KindName(kind uint32) string {
 		return "lease"
 	case catalog.FactFinding:
 		return "finding"
+	case catalog.FactHold:
+		return "hold"
+	case catalog.FactPermit:
+		return "permit"
 	}
 	return fmt.Sprintf("kind-%d", kind)
 }

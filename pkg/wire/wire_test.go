@@ -60,8 +60,10 @@ func full() []catalog.Fact {
 		rg catalog.Registration
 		l  catalog.Lease
 		f  catalog.Finding
+		h  catalog.Hold
+		pm catalog.Permit
 	)
-	for _, v := range []any{&s, &p, &rg, &l, &f} {
+	for _, v := range []any{&s, &p, &rg, &l, &f, &h, &pm} {
 		fill(reflect.ValueOf(v).Elem(), &n)
 	}
 	s.Kind, s.Seen = catalog.KindLog, catalog.SeenLive
@@ -70,12 +72,15 @@ func full() []catalog.Fact {
 	rg.Action, rg.Kind = catalog.Register, catalog.KindVector
 	l.Role = "reader"
 	f.Region, f.ObservedAt = "", time.Time{}
+	h.Region, h.ObservedAt = "", time.Time{}
 	facts := []catalog.Fact{
 		{Kind: catalog.FactPlacement, Sighting: &s},
 		{Kind: catalog.FactRestorePoint, RestorePoint: &p},
 		{Kind: catalog.FactRegistration, Registration: &rg},
 		{Kind: catalog.FactLease, Lease: &l},
 		{Kind: catalog.FactFinding, Finding: &f},
+		{Kind: catalog.FactHold, Hold: &h},
+		{Kind: catalog.FactPermit, Permit: &pm},
 	}
 	for i := range facts {
 		facts[i].Key = KeyOf(facts[i])
@@ -237,7 +242,7 @@ func TestPoisonIsRefusedByTheHubAndStillCounts(t *testing.T) {
 		{"a good one", &quarryv1.Record{Kind: 1, Key: []byte(good.Key), Revision: 1, Value: value}, true},
 		{"fields of a newer version", &quarryv1.Record{Kind: 1, Key: []byte(good.Key), Revision: 1,
 			Value: append(protowire.AppendString(protowire.AppendTag(nil, 999, protowire.BytesType), "new"), value...)}, true},
-		{"a kind of a newer version", &quarryv1.Record{Kind: 6, Key: []byte("x"), Revision: 1, Value: value}, false},
+		{"a kind of a newer version", &quarryv1.Record{Kind: 60, Key: []byte("x"), Revision: 1, Value: value}, false},
 		{"a kind that wraps around", &quarryv1.Record{Kind: 257, Key: []byte(good.Key), Revision: 1, Value: value}, false},
 		{"a value that is no message", &quarryv1.Record{Kind: 1, Key: []byte(good.Key), Revision: 1, Value: []byte("\xff\xff")}, false},
 		{"a value with text that is not UTF-8", &quarryv1.Record{Kind: 1, Key: []byte(good.Key), Revision: 1,

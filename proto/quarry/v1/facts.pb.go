@@ -1046,6 +1046,289 @@ func (x *Finding) GetWho() string {
 	return ""
 }
 
+// Hold is a checkpoint of Quarry's in a slate.
+type Hold struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Slate          string                 `protobuf:"bytes,1,opt,name=slate,proto3" json:"slate,omitempty"`
+	Root           string                 `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
+	Incarnation    string                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Id             string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
+	Name           string                 `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	ManifestId     uint64                 `protobuf:"varint,6,opt,name=manifest_id,json=manifestId,proto3" json:"manifest_id,omitempty"`
+	Position       *uint64                `protobuf:"varint,7,opt,name=position,proto3,oneof" json:"position,omitempty"`
+	PositionDomain string                 `protobuf:"bytes,8,opt,name=position_domain,json=positionDomain,proto3" json:"position_domain,omitempty"`
+	Lineage        string                 `protobuf:"bytes,9,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	CreatedAt      *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	HeldBytes      *uint64                `protobuf:"varint,11,opt,name=held_bytes,json=heldBytes,proto3,oneof" json:"held_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Hold) Reset() {
+	*x = Hold{}
+	mi := &file_quarry_v1_facts_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hold) ProtoMessage() {}
+
+func (x *Hold) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_facts_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hold.ProtoReflect.Descriptor instead.
+func (*Hold) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_facts_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Hold) GetSlate() string {
+	if x != nil {
+		return x.Slate
+	}
+	return ""
+}
+
+func (x *Hold) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+func (x *Hold) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *Hold) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Hold) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Hold) GetManifestId() uint64 {
+	if x != nil {
+		return x.ManifestId
+	}
+	return 0
+}
+
+func (x *Hold) GetPosition() uint64 {
+	if x != nil && x.Position != nil {
+		return *x.Position
+	}
+	return 0
+}
+
+func (x *Hold) GetPositionDomain() string {
+	if x != nil {
+		return x.PositionDomain
+	}
+	return ""
+}
+
+func (x *Hold) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *Hold) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Hold) GetHeldBytes() uint64 {
+	if x != nil && x.HeldBytes != nil {
+		return *x.HeldBytes
+	}
+	return 0
+}
+
+// Permit is the permit that rules a slate.
+type Permit struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Version     int64                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Number      uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Slate       string                 `protobuf:"bytes,3,opt,name=slate,proto3" json:"slate,omitempty"`
+	Root        string                 `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`
+	Incarnation string                 `protobuf:"bytes,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Absent: withdrawn.
+	UpTo           *uint64                `protobuf:"varint,6,opt,name=up_to,json=upTo,proto3,oneof" json:"up_to,omitempty"`
+	PositionDomain string                 `protobuf:"bytes,7,opt,name=position_domain,json=positionDomain,proto3" json:"position_domain,omitempty"`
+	Lineage        string                 `protobuf:"bytes,8,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	Decision       string                 `protobuf:"bytes,9,opt,name=decision,proto3" json:"decision,omitempty"`
+	Ledger         string                 `protobuf:"bytes,10,opt,name=ledger,proto3" json:"ledger,omitempty"`
+	Term           uint64                 `protobuf:"varint,11,opt,name=term,proto3" json:"term,omitempty"`
+	Sequence       uint64                 `protobuf:"varint,12,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Evidence       string                 `protobuf:"bytes,13,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	Issued         *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=issued,proto3" json:"issued,omitempty"`
+	NotAfter       *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Permit) Reset() {
+	*x = Permit{}
+	mi := &file_quarry_v1_facts_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Permit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Permit) ProtoMessage() {}
+
+func (x *Permit) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_facts_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Permit.ProtoReflect.Descriptor instead.
+func (*Permit) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_facts_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Permit) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Permit) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Permit) GetSlate() string {
+	if x != nil {
+		return x.Slate
+	}
+	return ""
+}
+
+func (x *Permit) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+func (x *Permit) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *Permit) GetUpTo() uint64 {
+	if x != nil && x.UpTo != nil {
+		return *x.UpTo
+	}
+	return 0
+}
+
+func (x *Permit) GetPositionDomain() string {
+	if x != nil {
+		return x.PositionDomain
+	}
+	return ""
+}
+
+func (x *Permit) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *Permit) GetDecision() string {
+	if x != nil {
+		return x.Decision
+	}
+	return ""
+}
+
+func (x *Permit) GetLedger() string {
+	if x != nil {
+		return x.Ledger
+	}
+	return ""
+}
+
+func (x *Permit) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Permit) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Permit) GetEvidence() string {
+	if x != nil {
+		return x.Evidence
+	}
+	return ""
+}
+
+func (x *Permit) GetIssued() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Issued
+	}
+	return nil
+}
+
+func (x *Permit) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
 var File_quarry_v1_facts_proto protoreflect.FileDescriptor
 
 const file_quarry_v1_facts_proto_rawDesc = "" +
@@ -1191,7 +1474,43 @@ const file_quarry_v1_facts_proto_rawDesc = "" +
 	"\x06object\x18\x04 \x01(\tR\x06object\x12\x12\n" +
 	"\x04what\x18\x05 \x01(\tR\x04what\x12\x12\n" +
 	"\x04cure\x18\x06 \x01(\tR\x04cure\x12\x10\n" +
-	"\x03who\x18\a \x01(\tR\x03whoB6Z4github.com/quarry-db/quarry/proto/quarry/v1;quarryv1b\x06proto3"
+	"\x03who\x18\a \x01(\tR\x03who\"\xf6\x02\n" +
+	"\x04Hold\x12\x14\n" +
+	"\x05slate\x18\x01 \x01(\tR\x05slate\x12\x12\n" +
+	"\x04root\x18\x02 \x01(\tR\x04root\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\tR\vincarnation\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12\x1f\n" +
+	"\vmanifest_id\x18\x06 \x01(\x04R\n" +
+	"manifestId\x12\x1f\n" +
+	"\bposition\x18\a \x01(\x04H\x00R\bposition\x88\x01\x01\x12'\n" +
+	"\x0fposition_domain\x18\b \x01(\tR\x0epositionDomain\x12\x18\n" +
+	"\alineage\x18\t \x01(\tR\alineage\x129\n" +
+	"\n" +
+	"created_at\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\"\n" +
+	"\n" +
+	"held_bytes\x18\v \x01(\x04H\x01R\theldBytes\x88\x01\x01B\v\n" +
+	"\t_positionB\r\n" +
+	"\v_held_bytes\"\xda\x03\n" +
+	"\x06Permit\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x03R\aversion\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05slate\x18\x03 \x01(\tR\x05slate\x12\x12\n" +
+	"\x04root\x18\x04 \x01(\tR\x04root\x12 \n" +
+	"\vincarnation\x18\x05 \x01(\tR\vincarnation\x12\x18\n" +
+	"\x05up_to\x18\x06 \x01(\x04H\x00R\x04upTo\x88\x01\x01\x12'\n" +
+	"\x0fposition_domain\x18\a \x01(\tR\x0epositionDomain\x12\x18\n" +
+	"\alineage\x18\b \x01(\tR\alineage\x12\x1a\n" +
+	"\bdecision\x18\t \x01(\tR\bdecision\x12\x16\n" +
+	"\x06ledger\x18\n" +
+	" \x01(\tR\x06ledger\x12\x12\n" +
+	"\x04term\x18\v \x01(\x04R\x04term\x12\x1a\n" +
+	"\bsequence\x18\f \x01(\x04R\bsequence\x12\x1a\n" +
+	"\bevidence\x18\r \x01(\tR\bevidence\x122\n" +
+	"\x06issued\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x06issued\x127\n" +
+	"\tnot_after\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfterB\b\n" +
+	"\x06_up_toB6Z4github.com/quarry-db/quarry/proto/quarry/v1;quarryv1b\x06proto3"
 
 var (
 	file_quarry_v1_facts_proto_rawDescOnce sync.Once
@@ -1205,7 +1524,7 @@ func file_quarry_v1_facts_proto_rawDescGZIP() []byte {
 	return file_quarry_v1_facts_proto_rawDescData
 }
 
-var file_quarry_v1_facts_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_quarry_v1_facts_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_quarry_v1_facts_proto_goTypes = []any{
 	(*Sighting)(nil),              // 0: quarry.v1.Sighting
 	(*Checkpoint)(nil),            // 1: quarry.v1.Checkpoint
@@ -1215,27 +1534,32 @@ var file_quarry_v1_facts_proto_goTypes = []any{
 	(*Registration)(nil),          // 5: quarry.v1.Registration
 	(*Lease)(nil),                 // 6: quarry.v1.Lease
 	(*Finding)(nil),               // 7: quarry.v1.Finding
-	nil,                           // 8: quarry.v1.Registration.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*Hold)(nil),                  // 8: quarry.v1.Hold
+	(*Permit)(nil),                // 9: quarry.v1.Permit
+	nil,                           // 10: quarry.v1.Registration.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_quarry_v1_facts_proto_depIdxs = []int32{
-	9,  // 0: quarry.v1.Sighting.listed_at:type_name -> google.protobuf.Timestamp
+	11, // 0: quarry.v1.Sighting.listed_at:type_name -> google.protobuf.Timestamp
 	3,  // 1: quarry.v1.Sighting.orphans:type_name -> quarry.v1.Orphan
 	1,  // 2: quarry.v1.Sighting.checkpoints:type_name -> quarry.v1.Checkpoint
 	2,  // 3: quarry.v1.Sighting.external:type_name -> quarry.v1.ExternalDB
-	9,  // 4: quarry.v1.Checkpoint.created:type_name -> google.protobuf.Timestamp
-	9,  // 5: quarry.v1.Checkpoint.expires:type_name -> google.protobuf.Timestamp
-	9,  // 6: quarry.v1.RestorePoint.created_at:type_name -> google.protobuf.Timestamp
-	9,  // 7: quarry.v1.RestorePoint.verified_at:type_name -> google.protobuf.Timestamp
-	8,  // 8: quarry.v1.Registration.labels:type_name -> quarry.v1.Registration.LabelsEntry
-	9,  // 9: quarry.v1.Registration.at:type_name -> google.protobuf.Timestamp
-	9,  // 10: quarry.v1.Lease.renewed:type_name -> google.protobuf.Timestamp
-	9,  // 11: quarry.v1.Lease.touched:type_name -> google.protobuf.Timestamp
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	11, // 4: quarry.v1.Checkpoint.created:type_name -> google.protobuf.Timestamp
+	11, // 5: quarry.v1.Checkpoint.expires:type_name -> google.protobuf.Timestamp
+	11, // 6: quarry.v1.RestorePoint.created_at:type_name -> google.protobuf.Timestamp
+	11, // 7: quarry.v1.RestorePoint.verified_at:type_name -> google.protobuf.Timestamp
+	10, // 8: quarry.v1.Registration.labels:type_name -> quarry.v1.Registration.LabelsEntry
+	11, // 9: quarry.v1.Registration.at:type_name -> google.protobuf.Timestamp
+	11, // 10: quarry.v1.Lease.renewed:type_name -> google.protobuf.Timestamp
+	11, // 11: quarry.v1.Lease.touched:type_name -> google.protobuf.Timestamp
+	11, // 12: quarry.v1.Hold.created_at:type_name -> google.protobuf.Timestamp
+	11, // 13: quarry.v1.Permit.issued:type_name -> google.protobuf.Timestamp
+	11, // 14: quarry.v1.Permit.not_after:type_name -> google.protobuf.Timestamp
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_quarry_v1_facts_proto_init() }
@@ -1245,13 +1569,15 @@ func file_quarry_v1_facts_proto_init() {
 	}
 	file_quarry_v1_facts_proto_msgTypes[0].OneofWrappers = []any{}
 	file_quarry_v1_facts_proto_msgTypes[4].OneofWrappers = []any{}
+	file_quarry_v1_facts_proto_msgTypes[8].OneofWrappers = []any{}
+	file_quarry_v1_facts_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quarry_v1_facts_proto_rawDesc), len(file_quarry_v1_facts_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

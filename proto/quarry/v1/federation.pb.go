@@ -43,6 +43,7 @@ type AgentFrame struct {
 	//	*AgentFrame_RepairBegin
 	//	*AgentFrame_RepairBatch
 	//	*AgentFrame_RepairEnd
+	//	*AgentFrame_Outcome
 	Body          isAgentFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -189,6 +190,15 @@ func (x *AgentFrame) GetRepairEnd() *RepairEnd {
 	return nil
 }
 
+func (x *AgentFrame) GetOutcome() *Outcome {
+	if x != nil {
+		if x, ok := x.Body.(*AgentFrame_Outcome); ok {
+			return x.Outcome
+		}
+	}
+	return nil
+}
+
 type isAgentFrame_Body interface {
 	isAgentFrame_Body()
 }
@@ -234,6 +244,11 @@ type AgentFrame_RepairEnd struct {
 	RepairEnd *RepairEnd `protobuf:"bytes,12,opt,name=repair_end,json=repairEnd,proto3,oneof"`
 }
 
+type AgentFrame_Outcome struct {
+	// From version 3 on.
+	Outcome *Outcome `protobuf:"bytes,13,opt,name=outcome,proto3,oneof"`
+}
+
 func (*AgentFrame_Hello) isAgentFrame_Body() {}
 
 func (*AgentFrame_Beat) isAgentFrame_Body() {}
@@ -254,6 +269,8 @@ func (*AgentFrame_RepairBatch) isAgentFrame_Body() {}
 
 func (*AgentFrame_RepairEnd) isAgentFrame_Body() {}
 
+func (*AgentFrame_Outcome) isAgentFrame_Body() {}
+
 // HubFrame is what the hub says.
 type HubFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -268,6 +285,8 @@ type HubFrame struct {
 	//	*HubFrame_WantDigests
 	//	*HubFrame_WantBuckets
 	//	*HubFrame_Credit
+	//	*HubFrame_Decision
+	//	*HubFrame_Settled
 	Body          isHubFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -391,6 +410,24 @@ func (x *HubFrame) GetCredit() *Credit {
 	return nil
 }
 
+func (x *HubFrame) GetDecision() *Decision {
+	if x != nil {
+		if x, ok := x.Body.(*HubFrame_Decision); ok {
+			return x.Decision
+		}
+	}
+	return nil
+}
+
+func (x *HubFrame) GetSettled() *Settled {
+	if x != nil {
+		if x, ok := x.Body.(*HubFrame_Settled); ok {
+			return x.Settled
+		}
+	}
+	return nil
+}
+
 type isHubFrame_Body interface {
 	isHubFrame_Body()
 }
@@ -432,6 +469,15 @@ type HubFrame_Credit struct {
 	Credit *Credit `protobuf:"bytes,9,opt,name=credit,proto3,oneof"`
 }
 
+type HubFrame_Decision struct {
+	// From version 3 on.
+	Decision *Decision `protobuf:"bytes,10,opt,name=decision,proto3,oneof"`
+}
+
+type HubFrame_Settled struct {
+	Settled *Settled `protobuf:"bytes,11,opt,name=settled,proto3,oneof"`
+}
+
 func (*HubFrame_Welcome) isHubFrame_Body() {}
 
 func (*HubFrame_Ack) isHubFrame_Body() {}
@@ -449,6 +495,10 @@ func (*HubFrame_WantDigests) isHubFrame_Body() {}
 func (*HubFrame_WantBuckets) isHubFrame_Body() {}
 
 func (*HubFrame_Credit) isHubFrame_Body() {}
+
+func (*HubFrame_Decision) isHubFrame_Body() {}
+
+func (*HubFrame_Settled) isHubFrame_Body() {}
 
 // Revision orders what one agent process reports.
 type Revision struct {
@@ -525,7 +575,12 @@ type Hello struct {
 	Last *Revision `protobuf:"bytes,13,opt,name=last,proto3" json:"last,omitempty"`
 	// How many bytes of frames the hub may have under way, sent and not in a
 	// Beat's taken. 0: as many as it likes.
-	Credit        uint64 `protobuf:"varint,14,opt,name=credit,proto3" json:"credit,omitempty"`
+	Credit uint64 `protobuf:"varint,14,opt,name=credit,proto3" json:"credit,omitempty"`
+	// The highest term of a decision that this region has taken, 0: none; absent:
+	// not known yet. A hub at or below a term that it did not issue must not decide.
+	Term *uint64 `protobuf:"varint,15,opt,name=term,proto3,oneof" json:"term,omitempty"`
+	// The ledger whose decisions this region obeys, a UUID; empty: none yet.
+	Ledger        string `protobuf:"bytes,16,opt,name=ledger,proto3" json:"ledger,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -658,6 +713,20 @@ func (x *Hello) GetCredit() uint64 {
 	return 0
 }
 
+func (x *Hello) GetTerm() uint64 {
+	if x != nil && x.Term != nil {
+		return *x.Term
+	}
+	return 0
+}
+
+func (x *Hello) GetLedger() string {
+	if x != nil {
+		return x.Ledger
+	}
+	return ""
+}
+
 type Beat struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	BucketId   string                 `protobuf:"bytes,1,opt,name=bucket_id,json=bucketId,proto3" json:"bucket_id,omitempty"`
@@ -675,7 +744,10 @@ type Beat struct {
 	Spend  map[string]float64 `protobuf:"bytes,9,rep,name=spend,proto3" json:"spend,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	Budget float64            `protobuf:"fixed64,10,opt,name=budget,proto3" json:"budget,omitempty"`
 	// Bytes of the hub's frames that the agent has taken since the Welcome.
-	Taken         uint64 `protobuf:"varint,11,opt,name=taken,proto3" json:"taken,omitempty"`
+	Taken uint64 `protobuf:"varint,11,opt,name=taken,proto3" json:"taken,omitempty"`
+	// As in the Hello.
+	Term          *uint64 `protobuf:"varint,12,opt,name=term,proto3,oneof" json:"term,omitempty"`
+	Ledger        string  `protobuf:"bytes,13,opt,name=ledger,proto3" json:"ledger,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -787,12 +859,27 @@ func (x *Beat) GetTaken() uint64 {
 	return 0
 }
 
+func (x *Beat) GetTerm() uint64 {
+	if x != nil && x.Term != nil {
+		return *x.Term
+	}
+	return 0
+}
+
+func (x *Beat) GetLedger() string {
+	if x != nil {
+		return x.Ledger
+	}
+	return ""
+}
+
 // Record is one fact. Its value is a serialised message of the kind, so that
 // one that cannot be understood harms nothing else; key and reasons are bytes
 // for the same reason.
 type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 Sighting, 2 RestorePoint, 3 Registration, 4 Lease, 5 Finding.
+	// 1 Sighting, 2 RestorePoint, 3 Registration, 4 Lease, 5 Finding, 6 Hold,
+	// 7 Permit.
 	Kind uint32 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Key  []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// Counter of the revision; its start is that of the session.
@@ -1837,11 +1924,745 @@ func (x *Pulse) GetHeard() uint64 {
 	return 0
 }
 
+// Decision is an instruction that the hub's ledger has. It is sent to every
+// agent of the region, again in each session, until its outcome came or its time
+// is over; the one that is on duty there takes it, once.
+type Decision struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // a UUID
+	Verb        string                 `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"`
+	Slate       string                 `protobuf:"bytes,3,opt,name=slate,proto3" json:"slate,omitempty"`
+	Root        string                 `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`
+	Incarnation string                 `protobuf:"bytes,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Region      string                 `protobuf:"bytes,6,opt,name=region,proto3" json:"region,omitempty"`
+	Term        uint64                 `protobuf:"varint,7,opt,name=term,proto3" json:"term,omitempty"`
+	Ledger      string                 `protobuf:"bytes,8,opt,name=ledger,proto3" json:"ledger,omitempty"` // a UUID
+	// Grows with every decision of the ledger for this region.
+	Sequence       uint64      `protobuf:"varint,9,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Position       *uint64     `protobuf:"varint,10,opt,name=position,proto3,oneof" json:"position,omitempty"`
+	PositionDomain string      `protobuf:"bytes,11,opt,name=position_domain,json=positionDomain,proto3" json:"position_domain,omitempty"`
+	Lineage        string      `protobuf:"bytes,12,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	Parameters     *Parameters `protobuf:"bytes,13,opt,name=parameters,proto3" json:"parameters,omitempty"`
+	// All must hold when it is carried out; one that is not known does not.
+	Preconditions []*Precondition `protobuf:"bytes,14,rep,name=preconditions,proto3" json:"preconditions,omitempty"`
+	Evidence      []byte          `protobuf:"bytes,15,opt,name=evidence,proto3" json:"evidence,omitempty"` // SHA-256
+	// Counted from receipt, on the agent's clock.
+	ExpiresMs     uint64 `protobuf:"varint,16,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision) Reset() {
+	*x = Decision{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision) ProtoMessage() {}
+
+func (x *Decision) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision.ProtoReflect.Descriptor instead.
+func (*Decision) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Decision) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Decision) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+func (x *Decision) GetSlate() string {
+	if x != nil {
+		return x.Slate
+	}
+	return ""
+}
+
+func (x *Decision) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+func (x *Decision) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *Decision) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Decision) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Decision) GetLedger() string {
+	if x != nil {
+		return x.Ledger
+	}
+	return ""
+}
+
+func (x *Decision) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Decision) GetPosition() uint64 {
+	if x != nil && x.Position != nil {
+		return *x.Position
+	}
+	return 0
+}
+
+func (x *Decision) GetPositionDomain() string {
+	if x != nil {
+		return x.PositionDomain
+	}
+	return ""
+}
+
+func (x *Decision) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *Decision) GetParameters() *Parameters {
+	if x != nil {
+		return x.Parameters
+	}
+	return nil
+}
+
+func (x *Decision) GetPreconditions() []*Precondition {
+	if x != nil {
+		return x.Preconditions
+	}
+	return nil
+}
+
+func (x *Decision) GetEvidence() []byte {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
+func (x *Decision) GetExpiresMs() uint64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+// Parameters that some verbs have; an agent refuses a decision with fields that
+// it does not know.
+type Parameters struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Restorable     uint64                 `protobuf:"varint,1,opt,name=restorable,proto3" json:"restorable,omitempty"`
+	Purpose        string                 `protobuf:"bytes,2,opt,name=purpose,proto3" json:"purpose,omitempty"`
+	Replaces       string                 `protobuf:"bytes,3,opt,name=replaces,proto3" json:"replaces,omitempty"`
+	Checkpoint     string                 `protobuf:"bytes,4,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	ValidForMs     uint64                 `protobuf:"varint,5,opt,name=valid_for_ms,json=validForMs,proto3" json:"valid_for_ms,omitempty"`
+	Remove         []string               `protobuf:"bytes,6,rep,name=remove,proto3" json:"remove,omitempty"`
+	GraceMs        uint64                 `protobuf:"varint,7,opt,name=grace_ms,json=graceMs,proto3" json:"grace_ms,omitempty"`
+	SweepOrphans   bool                   `protobuf:"varint,8,opt,name=sweep_orphans,json=sweepOrphans,proto3" json:"sweep_orphans,omitempty"`
+	OrphansOlderMs uint64                 `protobuf:"varint,9,opt,name=orphans_older_ms,json=orphansOlderMs,proto3" json:"orphans_older_ms,omitempty"`
+	Reason         string                 `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Parameters) Reset() {
+	*x = Parameters{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Parameters) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Parameters) ProtoMessage() {}
+
+func (x *Parameters) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Parameters.ProtoReflect.Descriptor instead.
+func (*Parameters) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Parameters) GetRestorable() uint64 {
+	if x != nil {
+		return x.Restorable
+	}
+	return 0
+}
+
+func (x *Parameters) GetPurpose() string {
+	if x != nil {
+		return x.Purpose
+	}
+	return ""
+}
+
+func (x *Parameters) GetReplaces() string {
+	if x != nil {
+		return x.Replaces
+	}
+	return ""
+}
+
+func (x *Parameters) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
+}
+
+func (x *Parameters) GetValidForMs() uint64 {
+	if x != nil {
+		return x.ValidForMs
+	}
+	return 0
+}
+
+func (x *Parameters) GetRemove() []string {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+func (x *Parameters) GetGraceMs() uint64 {
+	if x != nil {
+		return x.GraceMs
+	}
+	return 0
+}
+
+func (x *Parameters) GetSweepOrphans() bool {
+	if x != nil {
+		return x.SweepOrphans
+	}
+	return false
+}
+
+func (x *Parameters) GetOrphansOlderMs() uint64 {
+	if x != nil {
+		return x.OrphansOlderMs
+	}
+	return 0
+}
+
+func (x *Parameters) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type Precondition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	What          string                 `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Precondition) Reset() {
+	*x = Precondition{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Precondition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Precondition) ProtoMessage() {}
+
+func (x *Precondition) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Precondition.ProtoReflect.Descriptor instead.
+func (*Precondition) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Precondition) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Precondition) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// Outcome is told, in each session, until a Settled names its decision.
+type Outcome struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Decision string                 `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
+	Verb     string                 `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"`
+	Slate    string                 `protobuf:"bytes,3,opt,name=slate,proto3" json:"slate,omitempty"`
+	Sequence uint64                 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// done, refused, failed, not-effective or expired.
+	State         string    `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
+	Reasons       []*Reason `protobuf:"bytes,6,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	Saw           *Saw      `protobuf:"bytes,7,opt,name=saw,proto3" json:"saw,omitempty"`
+	Steps         []*Step   `protobuf:"bytes,8,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Outcome) Reset() {
+	*x = Outcome{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outcome) ProtoMessage() {}
+
+func (x *Outcome) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
+func (*Outcome) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Outcome) GetDecision() string {
+	if x != nil {
+		return x.Decision
+	}
+	return ""
+}
+
+func (x *Outcome) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+func (x *Outcome) GetSlate() string {
+	if x != nil {
+		return x.Slate
+	}
+	return ""
+}
+
+func (x *Outcome) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Outcome) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Outcome) GetReasons() []*Reason {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *Outcome) GetSaw() *Saw {
+	if x != nil {
+		return x.Saw
+	}
+	return nil
+}
+
+func (x *Outcome) GetSteps() []*Step {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+type Reason struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reason) Reset() {
+	*x = Reason{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reason) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reason) ProtoMessage() {}
+
+func (x *Reason) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reason.ProtoReflect.Descriptor instead.
+func (*Reason) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Reason) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Reason) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// Saw is what the agent saw when it acted; absent: not observed.
+type Saw struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Position      *uint64                `protobuf:"varint,1,opt,name=position,proto3,oneof" json:"position,omitempty"`
+	Limit         *uint64                `protobuf:"varint,2,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	Permit        *uint64                `protobuf:"varint,3,opt,name=permit,proto3,oneof" json:"permit,omitempty"`
+	Checkpoint    string                 `protobuf:"bytes,4,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	Manifest      *uint64                `protobuf:"varint,5,opt,name=manifest,proto3,oneof" json:"manifest,omitempty"`
+	Verified      *uint64                `protobuf:"varint,6,opt,name=verified,proto3,oneof" json:"verified,omitempty"`
+	Lowest        *uint64                `protobuf:"varint,7,opt,name=lowest,proto3,oneof" json:"lowest,omitempty"`
+	Removed       []string               `protobuf:"bytes,8,rep,name=removed,proto3" json:"removed,omitempty"`
+	Objects       uint64                 `protobuf:"varint,9,opt,name=objects,proto3" json:"objects,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,10,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	TrimmedTo     *uint64                `protobuf:"varint,11,opt,name=trimmed_to,json=trimmedTo,proto3,oneof" json:"trimmed_to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Saw) Reset() {
+	*x = Saw{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Saw) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Saw) ProtoMessage() {}
+
+func (x *Saw) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Saw.ProtoReflect.Descriptor instead.
+func (*Saw) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Saw) GetPosition() uint64 {
+	if x != nil && x.Position != nil {
+		return *x.Position
+	}
+	return 0
+}
+
+func (x *Saw) GetLimit() uint64 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+func (x *Saw) GetPermit() uint64 {
+	if x != nil && x.Permit != nil {
+		return *x.Permit
+	}
+	return 0
+}
+
+func (x *Saw) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
+}
+
+func (x *Saw) GetManifest() uint64 {
+	if x != nil && x.Manifest != nil {
+		return *x.Manifest
+	}
+	return 0
+}
+
+func (x *Saw) GetVerified() uint64 {
+	if x != nil && x.Verified != nil {
+		return *x.Verified
+	}
+	return 0
+}
+
+func (x *Saw) GetLowest() uint64 {
+	if x != nil && x.Lowest != nil {
+		return *x.Lowest
+	}
+	return 0
+}
+
+func (x *Saw) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *Saw) GetObjects() uint64 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
+func (x *Saw) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Saw) GetTrimmedTo() uint64 {
+	if x != nil && x.TrimmedTo != nil {
+		return *x.TrimmedTo
+	}
+	return 0
+}
+
+type Step struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	TookUs uint64                 `protobuf:"varint,2,opt,name=took_us,json=tookUs,proto3" json:"took_us,omitempty"`
+	Error  string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	// How many steps it is part of.
+	Depth         uint32 `protobuf:"varint,4,opt,name=depth,proto3" json:"depth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Step) Reset() {
+	*x = Step{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Step) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Step) ProtoMessage() {}
+
+func (x *Step) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Step.ProtoReflect.Descriptor instead.
+func (*Step) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Step) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Step) GetTookUs() uint64 {
+	if x != nil {
+		return x.TookUs
+	}
+	return 0
+}
+
+func (x *Step) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Step) GetDepth() uint32 {
+	if x != nil {
+		return x.Depth
+	}
+	return 0
+}
+
+// Settled says that the hub has the outcomes of these decisions durably: they
+// need not be told again.
+type Settled struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Decisions     []string               `protobuf:"bytes,1,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Settled) Reset() {
+	*x = Settled{}
+	mi := &file_quarry_v1_federation_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Settled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Settled) ProtoMessage() {}
+
+func (x *Settled) ProtoReflect() protoreflect.Message {
+	mi := &file_quarry_v1_federation_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Settled.ProtoReflect.Descriptor instead.
+func (*Settled) Descriptor() ([]byte, []int) {
+	return file_quarry_v1_federation_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Settled) GetDecisions() []string {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
 var File_quarry_v1_federation_proto protoreflect.FileDescriptor
 
 const file_quarry_v1_federation_proto_rawDesc = "" +
 	"\n" +
-	"\x1aquarry/v1/federation.proto\x12\tquarry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x04\n" +
+	"\x1aquarry/v1/federation.proto\x12\tquarry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x05\n" +
 	"\n" +
 	"AgentFrame\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x18\n" +
@@ -1857,8 +2678,9 @@ const file_quarry_v1_federation_proto_rawDesc = "" +
 	" \x01(\v2\x16.quarry.v1.RepairBeginH\x00R\vrepairBegin\x12;\n" +
 	"\frepair_batch\x18\v \x01(\v2\x16.quarry.v1.RepairBatchH\x00R\vrepairBatch\x125\n" +
 	"\n" +
-	"repair_end\x18\f \x01(\v2\x14.quarry.v1.RepairEndH\x00R\trepairEndB\x06\n" +
-	"\x04bodyJ\x04\b\r\x10\x10\"\xe6\x03\n" +
+	"repair_end\x18\f \x01(\v2\x14.quarry.v1.RepairEndH\x00R\trepairEnd\x12.\n" +
+	"\aoutcome\x18\r \x01(\v2\x12.quarry.v1.OutcomeH\x00R\aoutcomeB\x06\n" +
+	"\x04bodyJ\x04\b\x0e\x10\x0fJ\x04\b\x0f\x10\x10\"\xc9\x04\n" +
 	"\bHubFrame\x12.\n" +
 	"\awelcome\x18\x01 \x01(\v2\x12.quarry.v1.WelcomeH\x00R\awelcome\x12\"\n" +
 	"\x03ack\x18\x02 \x01(\v2\x0e.quarry.v1.AckH\x00R\x03ack\x12>\n" +
@@ -1868,12 +2690,14 @@ const file_quarry_v1_federation_proto_rawDesc = "" +
 	"\x05pulse\x18\x06 \x01(\v2\x10.quarry.v1.PulseH\x00R\x05pulse\x12;\n" +
 	"\fwant_digests\x18\a \x01(\v2\x16.quarry.v1.WantDigestsH\x00R\vwantDigests\x12;\n" +
 	"\fwant_buckets\x18\b \x01(\v2\x16.quarry.v1.WantBucketsH\x00R\vwantBuckets\x12+\n" +
-	"\x06credit\x18\t \x01(\v2\x11.quarry.v1.CreditH\x00R\x06creditB\x06\n" +
-	"\x04bodyJ\x04\b\n" +
-	"\x10\x10\":\n" +
+	"\x06credit\x18\t \x01(\v2\x11.quarry.v1.CreditH\x00R\x06credit\x121\n" +
+	"\bdecision\x18\n" +
+	" \x01(\v2\x13.quarry.v1.DecisionH\x00R\bdecision\x12.\n" +
+	"\asettled\x18\v \x01(\v2\x12.quarry.v1.SettledH\x00R\asettledB\x06\n" +
+	"\x04bodyJ\x04\b\f\x10\x10\":\n" +
 	"\bRevision\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\x04R\x05start\x12\x18\n" +
-	"\acounter\x18\x02 \x01(\x04R\acounter\"\xbc\x03\n" +
+	"\acounter\x18\x02 \x01(\x04R\acounter\"\xf6\x03\n" +
 	"\x05Hello\x12\x1f\n" +
 	"\vmin_version\x18\x01 \x01(\rR\n" +
 	"minVersion\x12\x1f\n" +
@@ -1895,7 +2719,10 @@ const file_quarry_v1_federation_proto_rawDesc = "" +
 	"\n" +
 	"bucket_why\x18\f \x01(\tR\tbucketWhy\x12'\n" +
 	"\x04last\x18\r \x01(\v2\x13.quarry.v1.RevisionR\x04last\x12\x16\n" +
-	"\x06credit\x18\x0e \x01(\x04R\x06credit\"\xb8\x03\n" +
+	"\x06credit\x18\x0e \x01(\x04R\x06credit\x12\x17\n" +
+	"\x04term\x18\x0f \x01(\x04H\x00R\x04term\x88\x01\x01\x12\x16\n" +
+	"\x06ledger\x18\x10 \x01(\tR\x06ledgerB\a\n" +
+	"\x05_term\"\xf2\x03\n" +
 	"\x04Beat\x12\x1b\n" +
 	"\tbucket_id\x18\x01 \x01(\tR\bbucketId\x12\x1d\n" +
 	"\n" +
@@ -1911,12 +2738,15 @@ const file_quarry_v1_federation_proto_rawDesc = "" +
 	"\x05spend\x18\t \x03(\v2\x1a.quarry.v1.Beat.SpendEntryR\x05spend\x12\x16\n" +
 	"\x06budget\x18\n" +
 	" \x01(\x01R\x06budget\x12\x14\n" +
-	"\x05taken\x18\v \x01(\x04R\x05taken\x1a8\n" +
+	"\x05taken\x18\v \x01(\x04R\x05taken\x12\x17\n" +
+	"\x04term\x18\f \x01(\x04H\x01R\x04term\x88\x01\x01\x12\x16\n" +
+	"\x06ledger\x18\r \x01(\tR\x06ledger\x1a8\n" +
 	"\n" +
 	"SpendEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\t\n" +
-	"\a_digest\"\xae\x01\n" +
+	"\a_digestB\a\n" +
+	"\x05_term\"\xae\x01\n" +
 	"\x06Record\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12\x1a\n" +
@@ -1982,7 +2812,92 @@ const file_quarry_v1_federation_proto_rawDesc = "" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x10\n" +
 	"\x03why\x18\x04 \x01(\tR\x03why\"\x1d\n" +
 	"\x05Pulse\x12\x14\n" +
-	"\x05heard\x18\x01 \x01(\x04R\x05heard2G\n" +
+	"\x05heard\x18\x01 \x01(\x04R\x05heard\"\xfc\x03\n" +
+	"\bDecision\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04verb\x18\x02 \x01(\tR\x04verb\x12\x14\n" +
+	"\x05slate\x18\x03 \x01(\tR\x05slate\x12\x12\n" +
+	"\x04root\x18\x04 \x01(\tR\x04root\x12 \n" +
+	"\vincarnation\x18\x05 \x01(\tR\vincarnation\x12\x16\n" +
+	"\x06region\x18\x06 \x01(\tR\x06region\x12\x12\n" +
+	"\x04term\x18\a \x01(\x04R\x04term\x12\x16\n" +
+	"\x06ledger\x18\b \x01(\tR\x06ledger\x12\x1a\n" +
+	"\bsequence\x18\t \x01(\x04R\bsequence\x12\x1f\n" +
+	"\bposition\x18\n" +
+	" \x01(\x04H\x00R\bposition\x88\x01\x01\x12'\n" +
+	"\x0fposition_domain\x18\v \x01(\tR\x0epositionDomain\x12\x18\n" +
+	"\alineage\x18\f \x01(\tR\alineage\x125\n" +
+	"\n" +
+	"parameters\x18\r \x01(\v2\x15.quarry.v1.ParametersR\n" +
+	"parameters\x12=\n" +
+	"\rpreconditions\x18\x0e \x03(\v2\x17.quarry.v1.PreconditionR\rpreconditions\x12\x1a\n" +
+	"\bevidence\x18\x0f \x01(\fR\bevidence\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x10 \x01(\x04R\texpiresMsB\v\n" +
+	"\t_position\"\xbe\x02\n" +
+	"\n" +
+	"Parameters\x12\x1e\n" +
+	"\n" +
+	"restorable\x18\x01 \x01(\x04R\n" +
+	"restorable\x12\x18\n" +
+	"\apurpose\x18\x02 \x01(\tR\apurpose\x12\x1a\n" +
+	"\breplaces\x18\x03 \x01(\tR\breplaces\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x04 \x01(\tR\n" +
+	"checkpoint\x12 \n" +
+	"\fvalid_for_ms\x18\x05 \x01(\x04R\n" +
+	"validForMs\x12\x16\n" +
+	"\x06remove\x18\x06 \x03(\tR\x06remove\x12\x19\n" +
+	"\bgrace_ms\x18\a \x01(\x04R\agraceMs\x12#\n" +
+	"\rsweep_orphans\x18\b \x01(\bR\fsweepOrphans\x12(\n" +
+	"\x10orphans_older_ms\x18\t \x01(\x04R\x0eorphansOlderMs\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\"8\n" +
+	"\fPrecondition\x12\x12\n" +
+	"\x04what\x18\x01 \x01(\tR\x04what\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xf7\x01\n" +
+	"\aOutcome\x12\x1a\n" +
+	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x12\n" +
+	"\x04verb\x18\x02 \x01(\tR\x04verb\x12\x14\n" +
+	"\x05slate\x18\x03 \x01(\tR\x05slate\x12\x1a\n" +
+	"\bsequence\x18\x04 \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\x12+\n" +
+	"\areasons\x18\x06 \x03(\v2\x11.quarry.v1.ReasonR\areasons\x12 \n" +
+	"\x03saw\x18\a \x01(\v2\x0e.quarry.v1.SawR\x03saw\x12%\n" +
+	"\x05steps\x18\b \x03(\v2\x0f.quarry.v1.StepR\x05steps\"6\n" +
+	"\x06Reason\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xa1\x03\n" +
+	"\x03Saw\x12\x1f\n" +
+	"\bposition\x18\x01 \x01(\x04H\x00R\bposition\x88\x01\x01\x12\x19\n" +
+	"\x05limit\x18\x02 \x01(\x04H\x01R\x05limit\x88\x01\x01\x12\x1b\n" +
+	"\x06permit\x18\x03 \x01(\x04H\x02R\x06permit\x88\x01\x01\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x04 \x01(\tR\n" +
+	"checkpoint\x12\x1f\n" +
+	"\bmanifest\x18\x05 \x01(\x04H\x03R\bmanifest\x88\x01\x01\x12\x1f\n" +
+	"\bverified\x18\x06 \x01(\x04H\x04R\bverified\x88\x01\x01\x12\x1b\n" +
+	"\x06lowest\x18\a \x01(\x04H\x05R\x06lowest\x88\x01\x01\x12\x18\n" +
+	"\aremoved\x18\b \x03(\tR\aremoved\x12\x18\n" +
+	"\aobjects\x18\t \x01(\x04R\aobjects\x12\x14\n" +
+	"\x05bytes\x18\n" +
+	" \x01(\x04R\x05bytes\x12\"\n" +
+	"\n" +
+	"trimmed_to\x18\v \x01(\x04H\x06R\ttrimmedTo\x88\x01\x01B\v\n" +
+	"\t_positionB\b\n" +
+	"\x06_limitB\t\n" +
+	"\a_permitB\v\n" +
+	"\t_manifestB\v\n" +
+	"\t_verifiedB\t\n" +
+	"\a_lowestB\r\n" +
+	"\v_trimmed_to\"_\n" +
+	"\x04Step\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
+	"\atook_us\x18\x02 \x01(\x04R\x06tookUs\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x12\x14\n" +
+	"\x05depth\x18\x04 \x01(\rR\x05depth\"'\n" +
+	"\aSettled\x12\x1c\n" +
+	"\tdecisions\x18\x01 \x03(\tR\tdecisions2G\n" +
 	"\n" +
 	"Federation\x129\n" +
 	"\aSession\x12\x15.quarry.v1.AgentFrame\x1a\x13.quarry.v1.HubFrame(\x010\x01B6Z4github.com/quarry-db/quarry/proto/quarry/v1;quarryv1b\x06proto3"
@@ -1999,7 +2914,7 @@ func file_quarry_v1_federation_proto_rawDescGZIP() []byte {
 	return file_quarry_v1_federation_proto_rawDescData
 }
 
-var file_quarry_v1_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_quarry_v1_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_quarry_v1_federation_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: quarry.v1.AgentFrame
 	(*HubFrame)(nil),              // 1: quarry.v1.HubFrame
@@ -2024,8 +2939,16 @@ var file_quarry_v1_federation_proto_goTypes = []any{
 	(*Refuse)(nil),                // 20: quarry.v1.Refuse
 	(*Quarantined)(nil),           // 21: quarry.v1.Quarantined
 	(*Pulse)(nil),                 // 22: quarry.v1.Pulse
-	nil,                           // 23: quarry.v1.Beat.SpendEntry
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*Decision)(nil),              // 23: quarry.v1.Decision
+	(*Parameters)(nil),            // 24: quarry.v1.Parameters
+	(*Precondition)(nil),          // 25: quarry.v1.Precondition
+	(*Outcome)(nil),               // 26: quarry.v1.Outcome
+	(*Reason)(nil),                // 27: quarry.v1.Reason
+	(*Saw)(nil),                   // 28: quarry.v1.Saw
+	(*Step)(nil),                  // 29: quarry.v1.Step
+	(*Settled)(nil),               // 30: quarry.v1.Settled
+	nil,                           // 31: quarry.v1.Beat.SpendEntry
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
 }
 var file_quarry_v1_federation_proto_depIdxs = []int32{
 	3,  // 0: quarry.v1.AgentFrame.hello:type_name -> quarry.v1.Hello
@@ -2038,37 +2961,45 @@ var file_quarry_v1_federation_proto_depIdxs = []int32{
 	11, // 7: quarry.v1.AgentFrame.repair_begin:type_name -> quarry.v1.RepairBegin
 	12, // 8: quarry.v1.AgentFrame.repair_batch:type_name -> quarry.v1.RepairBatch
 	13, // 9: quarry.v1.AgentFrame.repair_end:type_name -> quarry.v1.RepairEnd
-	14, // 10: quarry.v1.HubFrame.welcome:type_name -> quarry.v1.Welcome
-	15, // 11: quarry.v1.HubFrame.ack:type_name -> quarry.v1.Ack
-	16, // 12: quarry.v1.HubFrame.want_snapshot:type_name -> quarry.v1.WantSnapshot
-	20, // 13: quarry.v1.HubFrame.refuse:type_name -> quarry.v1.Refuse
-	21, // 14: quarry.v1.HubFrame.quarantined:type_name -> quarry.v1.Quarantined
-	22, // 15: quarry.v1.HubFrame.pulse:type_name -> quarry.v1.Pulse
-	17, // 16: quarry.v1.HubFrame.want_digests:type_name -> quarry.v1.WantDigests
-	18, // 17: quarry.v1.HubFrame.want_buckets:type_name -> quarry.v1.WantBuckets
-	19, // 18: quarry.v1.HubFrame.credit:type_name -> quarry.v1.Credit
-	24, // 19: quarry.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
-	2,  // 20: quarry.v1.Hello.last:type_name -> quarry.v1.Revision
-	24, // 21: quarry.v1.Beat.agent_clock:type_name -> google.protobuf.Timestamp
-	2,  // 22: quarry.v1.Beat.at:type_name -> quarry.v1.Revision
-	23, // 23: quarry.v1.Beat.spend:type_name -> quarry.v1.Beat.SpendEntry
-	2,  // 24: quarry.v1.Delta.from:type_name -> quarry.v1.Revision
-	2,  // 25: quarry.v1.Delta.upto:type_name -> quarry.v1.Revision
-	5,  // 26: quarry.v1.Delta.records:type_name -> quarry.v1.Record
-	2,  // 27: quarry.v1.SnapshotBegin.upto:type_name -> quarry.v1.Revision
-	5,  // 28: quarry.v1.SnapshotBatch.records:type_name -> quarry.v1.Record
-	2,  // 29: quarry.v1.Digests.at:type_name -> quarry.v1.Revision
-	2,  // 30: quarry.v1.RepairBegin.upto:type_name -> quarry.v1.Revision
-	5,  // 31: quarry.v1.RepairBatch.records:type_name -> quarry.v1.Record
-	2,  // 32: quarry.v1.Welcome.resume:type_name -> quarry.v1.Revision
-	2,  // 33: quarry.v1.Ack.applied:type_name -> quarry.v1.Revision
-	0,  // 34: quarry.v1.Federation.Session:input_type -> quarry.v1.AgentFrame
-	1,  // 35: quarry.v1.Federation.Session:output_type -> quarry.v1.HubFrame
-	35, // [35:36] is the sub-list for method output_type
-	34, // [34:35] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	26, // 10: quarry.v1.AgentFrame.outcome:type_name -> quarry.v1.Outcome
+	14, // 11: quarry.v1.HubFrame.welcome:type_name -> quarry.v1.Welcome
+	15, // 12: quarry.v1.HubFrame.ack:type_name -> quarry.v1.Ack
+	16, // 13: quarry.v1.HubFrame.want_snapshot:type_name -> quarry.v1.WantSnapshot
+	20, // 14: quarry.v1.HubFrame.refuse:type_name -> quarry.v1.Refuse
+	21, // 15: quarry.v1.HubFrame.quarantined:type_name -> quarry.v1.Quarantined
+	22, // 16: quarry.v1.HubFrame.pulse:type_name -> quarry.v1.Pulse
+	17, // 17: quarry.v1.HubFrame.want_digests:type_name -> quarry.v1.WantDigests
+	18, // 18: quarry.v1.HubFrame.want_buckets:type_name -> quarry.v1.WantBuckets
+	19, // 19: quarry.v1.HubFrame.credit:type_name -> quarry.v1.Credit
+	23, // 20: quarry.v1.HubFrame.decision:type_name -> quarry.v1.Decision
+	30, // 21: quarry.v1.HubFrame.settled:type_name -> quarry.v1.Settled
+	32, // 22: quarry.v1.Hello.started_at:type_name -> google.protobuf.Timestamp
+	2,  // 23: quarry.v1.Hello.last:type_name -> quarry.v1.Revision
+	32, // 24: quarry.v1.Beat.agent_clock:type_name -> google.protobuf.Timestamp
+	2,  // 25: quarry.v1.Beat.at:type_name -> quarry.v1.Revision
+	31, // 26: quarry.v1.Beat.spend:type_name -> quarry.v1.Beat.SpendEntry
+	2,  // 27: quarry.v1.Delta.from:type_name -> quarry.v1.Revision
+	2,  // 28: quarry.v1.Delta.upto:type_name -> quarry.v1.Revision
+	5,  // 29: quarry.v1.Delta.records:type_name -> quarry.v1.Record
+	2,  // 30: quarry.v1.SnapshotBegin.upto:type_name -> quarry.v1.Revision
+	5,  // 31: quarry.v1.SnapshotBatch.records:type_name -> quarry.v1.Record
+	2,  // 32: quarry.v1.Digests.at:type_name -> quarry.v1.Revision
+	2,  // 33: quarry.v1.RepairBegin.upto:type_name -> quarry.v1.Revision
+	5,  // 34: quarry.v1.RepairBatch.records:type_name -> quarry.v1.Record
+	2,  // 35: quarry.v1.Welcome.resume:type_name -> quarry.v1.Revision
+	2,  // 36: quarry.v1.Ack.applied:type_name -> quarry.v1.Revision
+	24, // 37: quarry.v1.Decision.parameters:type_name -> quarry.v1.Parameters
+	25, // 38: quarry.v1.Decision.preconditions:type_name -> quarry.v1.Precondition
+	27, // 39: quarry.v1.Outcome.reasons:type_name -> quarry.v1.Reason
+	28, // 40: quarry.v1.Outcome.saw:type_name -> quarry.v1.Saw
+	29, // 41: quarry.v1.Outcome.steps:type_name -> quarry.v1.Step
+	0,  // 42: quarry.v1.Federation.Session:input_type -> quarry.v1.AgentFrame
+	1,  // 43: quarry.v1.Federation.Session:output_type -> quarry.v1.HubFrame
+	43, // [43:44] is the sub-list for method output_type
+	42, // [42:43] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_quarry_v1_federation_proto_init() }
@@ -2087,6 +3018,7 @@ func file_quarry_v1_federation_proto_init() {
 		(*AgentFrame_RepairBegin)(nil),
 		(*AgentFrame_RepairBatch)(nil),
 		(*AgentFrame_RepairEnd)(nil),
+		(*AgentFrame_Outcome)(nil),
 	}
 	file_quarry_v1_federation_proto_msgTypes[1].OneofWrappers = []any{
 		(*HubFrame_Welcome)(nil),
@@ -2098,15 +3030,20 @@ func file_quarry_v1_federation_proto_init() {
 		(*HubFrame_WantDigests)(nil),
 		(*HubFrame_WantBuckets)(nil),
 		(*HubFrame_Credit)(nil),
+		(*HubFrame_Decision)(nil),
+		(*HubFrame_Settled)(nil),
 	}
+	file_quarry_v1_federation_proto_msgTypes[3].OneofWrappers = []any{}
 	file_quarry_v1_federation_proto_msgTypes[4].OneofWrappers = []any{}
+	file_quarry_v1_federation_proto_msgTypes[23].OneofWrappers = []any{}
+	file_quarry_v1_federation_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quarry_v1_federation_proto_rawDesc), len(file_quarry_v1_federation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
