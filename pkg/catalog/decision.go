@@ -64,14 +64,10 @@ func (v Verb) Irreversible() bool {
 // such a decision has no slate, root and incarnation.
 func (v Verb) OfRegion() bool { return v == VerbFreeze || v == VerbThaw || v == VerbResync }
 
-// HoldPrefix begins the names of the checkpoints that Quarry makes. It touches
-// no other.
-const HoldPrefix = "quarry:"
-
-// HoldName is the name of the checkpoint that a decision's hold is; purpose
+// NameHold is the name of the checkpoint that a decision's hold is; purpose
 // says for people why it is held.
-func HoldName(purpose, decision string) string {
-	return HoldPrefix + purpose + ":" + decision
+func NameHold(purpose, decision string) string {
+	return HoldName + purpose + ":" + decision
 }
 
 // MaxExpiry is the longest that a decision may wait to be carried out.

@@ -46,7 +46,7 @@ const (
 	FactRegistration                     // Registration; key: id
 	FactLease                            // Lease; key: slate, NUL, role-id
 	FactFinding                          // Finding; key: code, NUL, root, NUL, object
-	FactHold                             // Hold; key: root, NUL, id
+	FactHold                             // Pin; key: root, NUL, id
 	FactPermit                           // Permit, the one that rules; key: slate
 )
 
@@ -70,7 +70,7 @@ type Fact struct {
 	Registration *Registration
 	Lease        *Lease
 	Finding      *Finding
-	Hold         *Hold
+	Pin          *Pin
 	Permit       *Permit
 }
 

@@ -105,9 +105,9 @@ func (p *Permit) Validate() error {
 	return nil
 }
 
-// Hold is a checkpoint of ours in a slate: SlateDB's own collector obeys it,
-// whether Quarry runs or not.
-type Hold struct {
+// Pin is a checkpoint of ours in a slate, which holds its history: SlateDB's
+// own collector obeys it, whether Quarry runs or not.
+type Pin struct {
 	Slate       string `json:"slate"`
 	Region      string `json:"region" doc:"Set by the hub."`
 	Root        string `json:"root"`
@@ -128,5 +128,5 @@ type Hold struct {
 // PermitFactKey is the key of the fact of a permit: the one that rules a slate.
 func PermitFactKey(slate string) string { return slate }
 
-// HoldKey is the key of the fact of a hold.
-func HoldKey(root, id string) string { return root + "\x00" + id }
+// PinKey is the key of the fact of a pin.
+func PinKey(root, id string) string { return root + "\x00" + id }

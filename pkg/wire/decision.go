@@ -158,15 +158,15 @@ func (c *checker) span(field string, v uint64, unit time.Duration) time.Duration
 	return time.Duration(v) * unit
 }
 
-func fromHold(h *catalog.Hold) *quarryv1.Hold {
+func fromPin(h *catalog.Pin) *quarryv1.Hold {
 	return &quarryv1.Hold{
 		Slate: h.Slate, Root: h.Root, Incarnation: h.Incarnation, Id: h.ID, Name: tidy(h.Name), ManifestId: h.ManifestID,
 		Position: h.Position, PositionDomain: h.PositionDomain, Lineage: h.Lineage, CreatedAt: stampOf(h.CreatedAt), HeldBytes: h.HeldBytes,
 	}
 }
 
-func (c *checker) hold(m *quarryv1.Hold) *catalog.Hold {
-	h := &catalog.Hold{
+func (c *checker) pin(m *quarryv1.Hold) *catalog.Pin {
+	h := &catalog.Pin{
 		Slate: c.slate(m.Slate), Root: c.root(m.Root), Incarnation: c.id("incarnation", m.Incarnation),
 		ID: c.id("id", m.Id), Name: c.text("name", m.Name), ManifestID: m.ManifestId,
 		Position: m.Position, PositionDomain: c.id("position_domain", m.PositionDomain), Lineage: c.id("lineage", m.Lineage),

@@ -46,10 +46,10 @@ func encodeValue(f catalog.Fact) ([]byte, error) {
 		}
 		m = fromFinding(f.Finding)
 	case catalog.FactHold:
-		if f.Hold == nil {
+		if f.Pin == nil {
 			return nil, errNoValue
 		}
-		m = fromHold(f.Hold)
+		m = fromPin(f.Pin)
 	case catalog.FactPermit:
 		if f.Permit == nil {
 			return nil, errNoValue
@@ -136,7 +136,7 @@ func decodeValue(f *catalog.Fact, value []byte) error {
 		if err := read(m); err != nil {
 			return err
 		}
-		f.Hold = c.hold(m)
+		f.Pin = c.pin(m)
 	case catalog.FactPermit:
 		m := new(quarryv1.Permit)
 		if err := read(m); err != nil {

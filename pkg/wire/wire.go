@@ -130,8 +130,8 @@ func KeyOf(f catalog.Fact) string {
 		return catalog.LeaseKey(f.Lease.Slate, f.Lease.Role, f.Lease.ID)
 	case f.Kind == catalog.FactFinding && f.Finding != nil:
 		return catalog.FindingKey(f.Finding.Code, f.Finding.Root, f.Finding.Object)
-	case f.Kind == catalog.FactHold && f.Hold != nil:
-		return catalog.HoldKey(f.Hold.Root, f.Hold.ID)
+	case f.Kind == catalog.FactHold && f.Pin != nil:
+		return catalog.PinKey(f.Pin.Root, f.Pin.ID)
 	case f.Kind == catalog.FactPermit && f.Permit != nil:
 		return catalog.PermitFactKey(f.Permit.Slate)
 	}

@@ -60,7 +60,7 @@ func full() []catalog.Fact {
 		rg catalog.Registration
 		l  catalog.Lease
 		f  catalog.Finding
-		h  catalog.Hold
+		h  catalog.Pin
 		pm catalog.Permit
 	)
 	for _, v := range []any{&s, &p, &rg, &l, &f, &h, &pm} {
@@ -79,7 +79,7 @@ func full() []catalog.Fact {
 		{Kind: catalog.FactRegistration, Registration: &rg},
 		{Kind: catalog.FactLease, Lease: &l},
 		{Kind: catalog.FactFinding, Finding: &f},
-		{Kind: catalog.FactHold, Hold: &h},
+		{Kind: catalog.FactHold, Pin: &h},
 		{Kind: catalog.FactPermit, Permit: &pm},
 	}
 	for i := range facts {
