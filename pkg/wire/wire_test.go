@@ -68,7 +68,7 @@ func full() []catalog.Fact {
 	}
 	s.Kind, s.Seen = catalog.KindLog, catalog.SeenLive
 	p.Source, p.State = catalog.SourceSnapshot, catalog.RestoreVerified
-	p.Region, p.ObservedAt = "", time.Time{} // the hub's to say
+	p.Region, p.ObservedAt, p.FirstSeen = "", time.Time{}, time.Time{} // the hub's to say
 	rg.Action, rg.Kind = catalog.Register, catalog.KindVector
 	l.Role = "reader"
 	f.Region, f.ObservedAt = "", time.Time{}
