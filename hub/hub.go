@@ -67,11 +67,15 @@ type Hub struct {
 	cfg    Config
 	log    *slog.Logger
 	ledger *ledger.Ledger
-	state  *state.State
+	// journal is the ledger slate: what was decided.
+	journal *ledger.Journal
+	state   *state.State
 
 	mailbox chan letter
 	emptied chan struct{} // the store has lost what was recorded
+	taken   chan error    // another hub has claimed the store
 	stopped chan struct{}
+	deposed atomic.Pointer[error] // why this hub will not decide again; nil: it may
 
 	current atomic.Pointer[view.View]
 	mu      sync.Mutex
@@ -87,6 +91,7 @@ type Hub struct {
 	half      atomic.Bool      // the published view has half a snapshot
 	restTill  time.Time
 	failing   bool
+	calmTill  time.Time // when the ledger may be claimed again
 
 	stats struct{ events, failures, unsaved, savedAt atomic.Int64 }
 }
@@ -96,8 +101,10 @@ type letter struct {
 	reply chan error // nil: nobody waits
 }
 
-// New opens the store and remembers. It writes the claim to the store and
-// starts nothing; [Hub.View] works from now on and shows yesterday's rows.
+// New opens the store and remembers. It claims the store and the ledger in it:
+// a hub that had them decides no more. [Hub.View] works from now on and shows
+// yesterday's rows. The ledger is open until Run ends; a hub that is not run
+// must be closed.
 func New(ctx context.Context, cfg Config) (*Hub, error) {
 	if cfg.Store == nil || cfg.Post == nil {
 		return nil, errors.New("hub: Config.Store and Config.Post must be set")
@@ -120,9 +127,13 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 	}
 	h := &Hub{
 		cfg: cfg, log: cfg.Log, ledger: l, state: state.New(cfg.State, saved, now),
-		mailbox: make(chan letter, cfg.Mailbox), emptied: make(chan struct{}, 1), stopped: make(chan struct{}), newer: make(chan struct{}), ready: make(chan struct{}),
+		mailbox: make(chan letter, cfg.Mailbox), emptied: make(chan struct{}, 1), taken: make(chan error, 1),
+		stopped: make(chan struct{}), newer: make(chan struct{}), ready: make(chan struct{}),
 	}
 	close(h.ready)
+	if err := h.openJournal(ctx); err != nil {
+		return nil, err
+	}
 	h.current.Store(h.state.View())
 	return h, nil
 }
@@ -207,20 +218,16 @@ func (h *Hub) command(ctx context.Context, e state.Event) error {
 	}
 }
 
-// Run runs the loop until ctx ends, then saves the view and returns nil. It
-// returns an error that is [ledger.ErrTaken] when another hub holds the store.
-// It may be called once.
+// Run runs the loop until ctx ends, then saves the view and returns nil. When
+// another hub takes the store it goes on answering and decides no more; see
+// [Hub.Deciding]. It may be called once.
 func (h *Hub) Run(ctx context.Context) error {
 	defer close(h.stopped)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	fatal := make(chan error, 1)
+	defer h.Close()
 	var keeping sync.WaitGroup
-	keeping.Go(func() {
-		if err := h.keep(ctx); err != nil {
-			fatal <- err
-		}
-	})
+	keeping.Go(func() { h.keep(ctx) })
 	defer keeping.Wait()
 	defer cancel() // runs first
 
@@ -229,33 +236,24 @@ func (h *Hub) Run(ctx context.Context) error {
 	for {
 		select {
 		case l := <-h.mailbox:
-			if err := h.take(ctx, l); err != nil {
-				return err
-			}
+			h.take(ctx, l)
 		case <-tick.C:
 			// What waits is heard before time passes: a hub that was held up
 			// must not take its own silence for the agents'.
 			for waiting := len(h.mailbox); waiting > 0 && len(h.mailbox) > 0; waiting -= batchLimit {
-				if err := h.take(ctx, <-h.mailbox); err != nil {
-					return err
-				}
+				h.take(ctx, <-h.mailbox)
 			}
-			if err := h.take(ctx, letter{event: state.Tick{}}); err != nil {
-				return err
-			}
+			h.tend(ctx)
+			h.take(ctx, letter{event: state.Tick{}})
 		case <-h.more:
-			if err := h.take(ctx, letter{event: state.Continue{}}); err != nil {
-				return err
-			}
+			h.take(ctx, letter{event: state.Continue{}})
 		case <-h.due:
 			h.due = nil
 			h.show(false)
 		case <-h.emptied:
-			if err := h.recordAnew(ctx); err != nil {
-				return err
-			}
-		case err := <-fatal:
-			return err
+			h.recordAnew(ctx)
+		case err := <-h.taken:
+			h.depose(ctx, err)
 		case <-ctx.Done():
 			cancel()
 			keeping.Wait()
@@ -264,28 +262,36 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 }
 
+// batch is what steps that follow each other have brought: all of them of
+// people's commands, or none.
+type batch struct {
+	commands bool
+	mark     state.Mark // before the first
+	records  []state.Record
+	objects  []state.Object
+	send     []state.Send
+	answers  []answer
+}
+
+// answer is owed to whoever gave a command.
+type answer struct {
+	to   chan error
+	err  error
+	then state.Event // what the command does once its records are durable; nil: it is done
+}
+
 // take steps through one event and those that wait behind it, then lets the
 // results out.
-func (h *Hub) take(ctx context.Context, l letter) error {
-	type answer struct {
-		to  chan error
-		err error
-	}
-	var answers []answer
-	var send []state.Send
+func (h *Hub) take(ctx context.Context, l letter) {
 	began := h.cfg.Now()
+	b := batch{commands: l.reply != nil, mark: h.state.Mark(l.reply != nil)}
 	for n := 0; ; n++ {
+		if commands := l.reply != nil; commands != b.commands {
+			h.let(ctx, &b)
+			b = batch{commands: commands, mark: h.state.Mark(commands)}
+		}
 		now := h.cfg.Now()
-		ready := h.state.Step(l.event, now)
-		h.stats.events.Add(1)
-		if h.more = nil; ready.More {
-			h.more = h.ready
-		}
-		h.owe(ready.Objects)
-		send = append(send, ready.Send...)
-		if l.reply != nil {
-			answers = append(answers, answer{l.reply, ready.Err})
-		}
+		h.step(&b, l, now)
 		_, ticked := l.event.(state.Tick)
 		if n >= batchLimit || ticked || now.Sub(began) > holdMost {
 			break
@@ -297,19 +303,55 @@ func (h *Hub) take(ctx context.Context, l letter) error {
 		}
 		break
 	}
-	unsaved, err := h.persist(ctx)
-	if errors.Is(err, ledger.ErrTaken) {
-		return err
+	h.let(ctx, &b)
+}
+
+func (h *Hub) step(b *batch, l letter, now time.Time) {
+	if b.commands {
+		// A hub that has lost its right must not even try: what it knows may be
+		// what another hub has changed.
+		if err := h.Deciding(); errors.Is(err, ledger.ErrTaken) {
+			b.answers = append(b.answers, answer{to: l.reply, err: err})
+			return
+		}
 	}
-	h.post(send)
-	h.show(len(answers) > 0)
-	for _, a := range answers {
+	ready := h.state.Step(l.event, now)
+	h.stats.events.Add(1)
+	if h.more = nil; ready.More {
+		h.more = h.ready
+	}
+	b.records = append(b.records, ready.Records...)
+	b.objects = append(b.objects, ready.Objects...)
+	b.send = append(b.send, ready.Send...)
+	if l.reply != nil {
+		b.answers = append(b.answers, answer{l.reply, ready.Err, ready.Then})
+	}
+}
+
+// let lets the results of a batch out: what was decided becomes durable, then
+// what was seen, then messages leave, the view is published and people are
+// answered (P8). What was decided and could not be made durable did not happen.
+func (h *Hub) let(ctx context.Context, b *batch) {
+	if err := h.record(ctx, b.records); err != nil {
+		h.undo(b, err)
+	}
+	for i := range b.answers {
+		if a := &b.answers[i]; a.err == nil && a.then != nil {
+			ready := h.state.Step(a.then, h.cfg.Now())
+			b.objects, b.send = append(b.objects, ready.Objects...), append(b.send, ready.Send...)
+			a.err = ready.Err
+		}
+	}
+	h.owe(b.objects)
+	unsaved, err := h.persist(ctx)
+	h.post(b.send)
+	h.show(len(b.answers) > 0)
+	for _, a := range b.answers {
 		if a.err == nil && unsaved {
 			a.err = fmt.Errorf("done, but not recorded yet: the hub's store fails; it is tried again: %w", err)
 		}
 		a.to <- a.err
 	}
-	return nil
 }
 
 // show publishes what is new, now or soon. Publications follow each other at a
@@ -341,8 +383,9 @@ func (h *Hub) publish() {
 	h.mu.Unlock()
 }
 
-// keep saves the view now and then, and looks whether the store is still ours.
-func (h *Hub) keep(ctx context.Context) error {
+// keep saves the view now and then, and looks whether the store is still ours,
+// for as long as it is.
+func (h *Hub) keep(ctx context.Context) {
 	check := time.NewTicker(checkEvery)
 	defer check.Stop()
 	// A change after a quiet time is saved soon, changes without end now and
@@ -352,14 +395,15 @@ func (h *Hub) keep(ctx context.Context) error {
 	var savedSeq uint64
 	var savedAt time.Time
 	var cost time.Duration // of the last save
-	for {
+	for h.deposed.Load() == nil {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-check.C:
 			lost, err := h.look(ctx)
 			if err != nil {
-				return err
+				h.taken <- err
+				return
 			}
 			if lost {
 				savedSeq, savedAt = 0, time.Time{}
@@ -374,7 +418,8 @@ func (h *Hub) keep(ctx context.Context) error {
 			}
 			// A hub that was replaced saves nothing beside the one that did.
 			if _, err := h.look(ctx); err != nil {
-				return err
+				h.taken <- err
+				return
 			}
 			savedAt = h.cfg.Now() // of the try: a store that fails is left alone as long
 			if err := h.save(ctx, v); err == nil {
@@ -425,19 +470,19 @@ func (h *Hub) save(ctx context.Context, v *view.View) error {
 	return nil
 }
 
-// finish records and saves before the end. A hub whose store was taken must
-// not get here.
+// finish records and saves before the end. A hub whose store was taken leaves
+// it alone.
 func (h *Hub) finish(ctx context.Context) error {
 	h.restTill = time.Time{}
 	_, err := h.persist(ctx)
-	if errors.Is(err, ledger.ErrTaken) {
-		return err
-	}
 	h.publish()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalWait)
 	defer cancel()
 	if cerr := h.check(ctx); errors.Is(cerr, ledger.ErrTaken) {
-		return cerr
+		h.depose(ctx, cerr)
+	}
+	if h.deposed.Load() != nil {
+		return nil
 	}
 	serr := h.save(ctx, h.View())
 	if err = errors.Join(err, serr); err != nil {

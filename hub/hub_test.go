@@ -19,6 +19,7 @@ import (
 	"github.com/quarry-db/quarry/hub/ledger"
 	"github.com/quarry-db/quarry/hub/state"
 	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/regions"
 )
 
 // memory is a store in a map that can be told to refuse writes.
@@ -71,6 +72,31 @@ func (m *memory) PutNew(ctx context.Context, key string, data []byte) error {
 	if m.mute {
 		return errors.New("no answer from the store")
 	}
+	return nil
+}
+
+func (m *memory) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	b, err := m.Get(ctx, key)
+	off = min(off, int64(len(b)))
+	return b[off:min(off+n, int64(len(b)))], err
+}
+
+func (m *memory) Stat(_ context.Context, key string) (int64, time.Time, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if b, ok := m.objects[key]; ok {
+		return int64(len(b)), time.Time{}, nil
+	}
+	return 0, time.Time{}, fmt.Errorf("stat %s: %w", key, fs.ErrNotExist)
+}
+
+func (m *memory) Put(_ context.Context, key string, data []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.broken {
+		return errors.New("503 from the store")
+	}
+	m.objects[key] = bytes.Clone(data)
 	return nil
 }
 
@@ -322,23 +348,45 @@ func TestALostAnswerIsNotAnotherHub(t *testing.T) {
 	})
 }
 
-func TestTheOlderOfTwoHubsEnds(t *testing.T) {
+// Somebody starts a second hub on the same store. The first one goes on showing
+// what its agents say, and neither decides nor writes beside the second.
+func TestTheOlderOfTwoHubsDecidesNoMoreAndGoesOnAnswering(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{objects: map[string][]byte{}}
 		old := start(t, m, "old")
+		old.deliver(t, arrival...)
+		if err := old.Deciding(); err != nil {
+			t.Errorf("alone it decides: %v", err)
+		}
 		young := start(t, m, "young")
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
-		select {
-		case err := <-old.ended:
-			if !errors.Is(err, ledger.ErrTaken) || !strings.Contains(err.Error(), "young") {
-				t.Errorf("the older one: %v", err)
-			}
-		default:
-			t.Error("the older one goes on")
+		err := old.Deciding()
+		var why *ledger.NotDecidingError
+		if !errors.As(err, &why) || !errors.Is(err, ledger.ErrTaken) || why.Term != 1 || why.By != 2 || why.Holder != "young" || why.Since.IsZero() {
+			t.Errorf("the older one: %v (%+v)", err, why)
 		}
-		if n := m.count("view/"); n != 1 {
+		old.deliver(t, state.Delta{Session: 1, Facts: []catalog.Fact{fact("orders", 2)}, Upto: rev(2)}, state.Beat{Session: 1, BucketID: "B", ReadOK: true, At: rev(2)})
+		time.Sleep(time.Second)
+		if p := old.View().Placement("eu", "orders"); p == nil || *p.ManifestID != 2 {
+			t.Errorf("what its agents say is shown: %+v", p)
+		}
+		if err := old.AcceptRegion(t.Context(), "eu", "eve"); !errors.Is(err, ledger.ErrNotDeciding) {
+			t.Errorf("a command to the older one: %v", err)
+		}
+		if n := m.count("view/"); n > 2 {
 			t.Errorf("%d views are saved; the older one must not save beside the younger one", n)
+		}
+		before := m.count("")
+		old.stop()
+		if err := <-old.ended; err != nil {
+			t.Errorf("the older one ends: %v", err)
+		}
+		if after := m.count(""); after != before {
+			t.Errorf("at its end the older one wrote: %d objects, then %d", before, after)
+		}
+		if err := young.Deciding(); err != nil {
+			t.Errorf("the younger one: %v", err)
 		}
 		young.stop()
 		if err := <-young.ended; err != nil {
@@ -476,6 +524,163 @@ func TestAFailedSaveDoesNotKeepOldViewsForEver(t *testing.T) {
 		}
 		if n := m.count("view/"); n > 2 {
 			t.Errorf("%d saved views are kept", n)
+		}
+		h.stop()
+		<-h.ended
+	})
+}
+
+// records is what the ledger in a store holds.
+func records(t *testing.T, m *memory) []state.Record {
+	t.Helper()
+	j, err := ledger.OpenJournal(t.Context(), m, ledger.JournalConfig{Holder: "reader", ID: "reader"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = j.Close(t.Context()) }()
+	var out []state.Record
+	for rec, err := range j.Replay(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, rec)
+	}
+	return out
+}
+
+const keepAll = `apiVersion: quarry/v1
+kind: Policy
+metadata: {name: %s}
+select: {kinds: [snapshots]}
+trim: {require: {all: true}}
+`
+
+func policies(t *testing.T, names ...string) regions.Documents {
+	t.Helper()
+	var text []string
+	for _, n := range names {
+		text = append(text, fmt.Sprintf(keepAll, n))
+	}
+	d, err := regions.ParseDocuments("test.yaml", []byte(strings.Join(text, "---\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// P8: a policy is in the ledger before anybody hears that it is in force. A
+// ledger that cannot be written refuses it, and nothing is left of it.
+func TestAPolicyIsDurableBeforeItIsInForce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{objects: map[string][]byte{}}
+		h := start(t, m, "hub")
+		h.deliver(t, arrival...)
+		if err := h.Do(t.Context(), state.ApplyDocuments{Documents: policies(t, "first"), By: "ann"}); err != nil {
+			t.Fatal(err)
+		}
+		before, _ := h.View().Events(0, 0)
+		m.breakDown(true)
+		for _, c := range []struct {
+			what    string
+			command state.Command
+		}{
+			{"a policy", state.ApplyDocuments{Documents: policies(t, "second", "third"), By: "bob"}},
+			{"a freeze", state.Freeze{Scope: "all", By: "bob"}},
+			{"a region that joins", state.JoinRegion{Region: "ap", By: "bob"}},
+			{"a region that retires", state.RetireRegion{Region: "us", By: "bob"}},
+			{"the end of a policy", state.RemovePolicy{Name: "first", By: "bob"}},
+		} {
+			if err := h.Do(t.Context(), c.command); err == nil {
+				t.Errorf("%s was answered as if it were recorded", c.what)
+			}
+		}
+		v := h.View()
+		if v.Policy("second") != nil || v.Policy("first") == nil || len(slices.Collect(v.Freezes())) != 0 {
+			t.Error("what could not be recorded is in force")
+		}
+		if v.Region("ap") != nil || v.Region("us").Membership != catalog.Active {
+			t.Errorf("the region set has changed: %+v, %+v", v.Region("ap"), v.Region("us"))
+		}
+		if after, _ := v.Events(0, 0); len(after) != len(before) {
+			t.Errorf("the event log tells of it: %+v", after[len(before):])
+		}
+		if err := h.Deciding(); !errors.Is(err, ledger.ErrNotDeciding) {
+			t.Errorf("a hub that cannot record does not say so: %v", err)
+		}
+		m.breakDown(false)
+		time.Sleep(15 * time.Second)
+		if err := h.Deciding(); err != nil {
+			t.Errorf("the store works again: %v", err)
+		}
+		if err := h.Do(t.Context(), state.Freeze{Scope: "all", By: "ann", Why: "moving"}); err != nil {
+			t.Errorf("the store works again: %v", err)
+		}
+		h.stop()
+		if err := <-h.ended; err != nil {
+			t.Fatal(err)
+		}
+
+		next := start(t, m, "next")
+		if v := next.View(); v.Policy("first") == nil || v.Policy("second") != nil || len(slices.Collect(v.Freezes())) != 1 {
+			t.Error("the next hub has other policies or freezes in force")
+		}
+		next.stop()
+		<-next.ended
+		var did []string
+		var audit []state.Record
+		for _, rec := range records(t, m) {
+			if e, err := state.DecodeAudit(rec.Value); err == nil && strings.HasPrefix(rec.Key, "audit/") {
+				did, audit = append(did, e.Who+" "+e.What+" "+e.Of), append(audit, rec)
+			}
+		}
+		if want := []string{"hub founded ledger", "ann applied document/policy/first", "ann frozen freeze/all"}; !slices.Equal(did, want) {
+			t.Errorf("the audit: %q, want %q", did, want)
+		}
+		if r := state.VerifyAudit(audit, state.AuditHead{}); len(r.Problems) > 0 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// A store that an older version left has a region set and no ledger: the set is
+// taken over once, and rules from then on.
+func TestAnOlderStoreIsTakenOverOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{objects: map[string][]byte{}}
+		if _, _, err := ledger.Open(t.Context(), m, ledger.Config{Regions: []string{"eu", "us"}, Holder: "older", Now: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+		for life := range 2 {
+			h := start(t, m, fmt.Sprint("life ", life))
+			h.stop()
+			if err := <-h.ended; err != nil {
+				t.Fatal(err)
+			}
+			var keys []string
+			for _, rec := range records(t, m) {
+				keys = append(keys, rec.Key)
+			}
+			if want := []string{state.AuditKey(1), "region/eu", "region/us"}; !slices.Equal(keys, want) {
+				t.Errorf("life %d: %q, want %q", life, keys, want)
+			}
+		}
+		h := start(t, m, "third")
+		if err := h.Do(t.Context(), state.RetireRegion{Region: "us", By: "ann"}); err != nil {
+			t.Fatal(err)
+		}
+		h.stop()
+		<-h.ended
+		// The object of the set is lost to a crash; the ledger still knows.
+		m.mu.Lock()
+		for k := range m.objects {
+			if strings.HasPrefix(k, "regions/") && k > "regions/00000000000000000001" && !strings.HasPrefix(k, "regions/00000000000000000001.") {
+				delete(m.objects, k)
+			}
+		}
+		m.mu.Unlock()
+		h = start(t, m, "fourth")
+		if got := h.View().Region("us").Membership; got != catalog.Retired {
+			t.Errorf("us is %s again", got)
 		}
 		h.stop()
 		<-h.ended

@@ -69,29 +69,31 @@ func (h *Hub) shedEvents() {
 
 // recordAnew gives a store that was emptied everything back that must not be
 // forgotten: without it the next start would begin another life, with no
-// bucket known and every event told again.
-func (h *Hub) recordAnew(ctx context.Context) error {
+// bucket known, no policy, and every event told again.
+func (h *Hub) recordAnew(ctx context.Context) {
 	limited, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
 	if err := h.ledger.Reclaim(limited); errors.Is(err, ledger.ErrTaken) {
-		return err
+		h.depose(ctx, err)
+		return
 	} else if err != nil {
-		return nil // found again by the next check
+		return // found again by the next check
 	}
+	h.reclaim(limited)
 	events, _ := h.state.View().Events(0, 0)
 	h.owed, h.failing = nil, false // all of it is among these
 	h.owe([]state.Object{state.RegionsRecord{Set: h.state.Set()}, state.EventsRecord{Events: events}})
-	if _, err := h.persist(ctx); errors.Is(err, ledger.ErrTaken) {
-		return err
-	}
+	_, _ = h.persist(ctx) // what does not work is logged and tried again
 	h.post(nil)
-	return nil
 }
 
 // persist makes the owed records durable. A store that fails does not stop
 // the hub from showing what it sees (P10): records are kept and tried again,
 // loudly.
 func (h *Hub) persist(ctx context.Context) (unsaved bool, err error) {
+	if h.deposed.Load() != nil {
+		h.owed = nil // the store is another hub's
+	}
 	if len(h.owed) == 0 {
 		return false, nil
 	}
@@ -104,7 +106,8 @@ func (h *Hub) persist(ctx context.Context) (unsaved bool, err error) {
 	for len(h.owed) > 0 {
 		if err := h.ledger.Append(ctx, h.owed[0]); err != nil {
 			if errors.Is(err, ledger.ErrTaken) {
-				return true, err
+				h.depose(ctx, err)
+				return false, nil
 			}
 			h.failing, h.restTill = true, h.cfg.Now().Add(storeRest)
 			h.stats.failures.Add(1)

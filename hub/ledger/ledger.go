@@ -49,6 +49,10 @@ type Store interface {
 	Walk(ctx context.Context, prefix, after string, each func(key string, size int64, modified time.Time) error) error
 	PutNew(ctx context.Context, key string, data []byte) error
 	Delete(ctx context.Context, key string) error
+	// GetRange, Stat and Put are for the slate: see [slatedb.AdminStore].
+	GetRange(ctx context.Context, key string, off, n int64) ([]byte, error)
+	Stat(ctx context.Context, key string) (size int64, modified time.Time, err error)
+	Put(ctx context.Context, key string, data []byte) error
 }
 
 // ErrTaken says that another hub holds the store: this one has to end.

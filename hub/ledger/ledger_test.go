@@ -24,6 +24,7 @@ import (
 type memory struct {
 	mu      sync.Mutex
 	objects map[string][]byte
+	times   map[string]time.Time // nil: objects have none
 	writes  int
 	failAt  int  // this write fails; 0: none
 	tear    bool // and leaves half of the object
@@ -71,7 +72,10 @@ func (m *memory) Walk(_ context.Context, prefix, after string, each func(string,
 	}
 	for _, k := range keys {
 		if strings.HasPrefix(k, prefix) && k > after {
-			if err := each(k, 0, time.Time{}); err != nil {
+			m.mu.Lock()
+			n, at := len(m.objects[k]), m.times[k]
+			m.mu.Unlock()
+			if err := each(k, int64(n), at); err != nil {
 				return err
 			}
 		}
@@ -97,6 +101,40 @@ func (m *memory) PutNew(_ context.Context, key string, data []byte) error {
 		return err
 	}
 	m.objects[key] = bytes.Clone(data)
+	if m.times != nil {
+		m.times[key] = time.Now()
+	}
+	return nil
+}
+
+func (m *memory) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	b, err := m.Get(ctx, key)
+	off = min(off, int64(len(b)))
+	return b[off:min(off+n, int64(len(b)))], err
+}
+
+func (m *memory) Stat(_ context.Context, key string) (int64, time.Time, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.killed {
+		return 0, time.Time{}, errStore
+	}
+	if b, ok := m.objects[key]; ok {
+		return int64(len(b)), m.times[key], nil
+	}
+	return 0, time.Time{}, fmt.Errorf("stat %s: %w", key, fs.ErrNotExist)
+}
+
+func (m *memory) Put(_ context.Context, key string, data []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.write(); err != nil {
+		return err
+	}
+	m.objects[key] = bytes.Clone(data)
+	if m.times != nil {
+		m.times[key] = time.Now()
+	}
 	return nil
 }
 

@@ -10,10 +10,27 @@ import (
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
-func (s *State) forget(e ForgetPlacement) error {
+// forgotten is a [ForgetPlacement] whose entry in the audit is durable.
+type forgotten ForgetPlacement
+
+func (forgotten) event() {}
+
+// mayForget refuses what cannot be forgotten, and has it put into the audit
+// before it is: a row that is gone does not come back.
+func (s *State) mayForget(e ForgetPlacement) error {
+	if _, err := s.forgettable(e); err != nil {
+		return err
+	}
+	s.audit(AuditEntry{Who: e.By, What: "forgotten", Of: "placement/" + e.Region + "/" + e.Slate, Why: "it was missing"})
+	s.out.Then = forgotten(e)
+	return nil
+}
+
+// forgettable finds the missing placements that the command names.
+func (s *State) forgettable(e ForgetPlacement) ([]*seat, error) {
 	r := s.regions[e.Region]
 	if r == nil {
-		return fmt.Errorf("region %s is not in the region set: %w", e.Region, fs.ErrNotExist)
+		return nil, fmt.Errorf("region %s is not in the region set: %w", e.Region, fs.ErrNotExist)
 	}
 	var seats []*seat
 	if st := s.seatAt(r, e.Slate); st != nil && st.row != nil {
@@ -26,7 +43,7 @@ func (s *State) forget(e ForgetPlacement) error {
 		}
 	}
 	if len(seats) == 0 {
-		return fmt.Errorf("placement of %s in %s: %w", e.Slate, e.Region, fs.ErrNotExist)
+		return nil, fmt.Errorf("placement of %s in %s: %w", e.Slate, e.Region, fs.ErrNotExist)
 	}
 	var errs []error
 	for _, st := range seats {
@@ -34,9 +51,15 @@ func (s *State) forget(e ForgetPlacement) error {
 			errs = append(errs, fmt.Errorf("%s in %s is %s; only what is missing can be forgotten: %w", st.root, r.name, st.row.State, ErrNotMissing))
 		}
 	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
+	return seats, errors.Join(errs...)
+}
+
+func (s *State) forget(e ForgetPlacement) error {
+	seats, err := s.forgettable(e)
+	if err != nil {
+		return err
 	}
+	r := s.regions[e.Region]
 	for _, st := range seats {
 		s.emit(catalog.Event{Type: catalog.EventSlateForgotten, Region: r.name, Slate: st.row.Slate, Root: st.root,
 			Before: string(catalog.SeenMissing), After: e.By,

@@ -242,6 +242,9 @@ func (f *fleet) step(e state.Event) {
 		}
 	}
 	f.more = r.More
+	if r.Then != nil {
+		f.step(r.Then)
+	}
 }
 
 func (f *fleet) finish() {

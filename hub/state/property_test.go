@@ -186,7 +186,8 @@ func TestNothingButAPersonRemovesARow(t *testing.T) {
 			}
 			return out
 		}
-		step := func(e state.Event) {
+		var step func(state.Event)
+		step = func(e state.Event) {
 			r := s.Step(e, now)
 			for _, rec := range r.Objects {
 				switch rec := rec.(type) {
@@ -201,6 +202,9 @@ func TestNothingButAPersonRemovesARow(t *testing.T) {
 			}
 			if f, ok := e.(state.ForgetPlacement); ok && r.Err == nil {
 				forgotten[f.Region+"/"+f.Slate] = true
+			}
+			if r.Then != nil {
+				step(r.Then)
 			}
 		}
 		for range rapid.IntRange(1, 40).Draw(t, "events") {

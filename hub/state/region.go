@@ -282,15 +282,40 @@ func (s *State) want(r *region, why string) {
 	}
 }
 
-func (s *State) accept(e AcceptRegion) error {
+// accepted is an [AcceptRegion] whose entry in the audit is durable.
+type accepted AcceptRegion
+
+func (accepted) event() {}
+
+// mayAccept refuses what is nothing to accept, and has the rest put into the
+// audit before the agent hears of it.
+func (s *State) mayAccept(e AcceptRegion) error {
+	if err := s.acceptable(e); err != nil {
+		return err
+	}
+	why := firstOf(s.regions[e.Region].mismatch, s.set.Get(e.Region).Reset)
+	s.audit(AuditEntry{Who: e.By, What: "accepted", Of: "region/" + e.Region, Why: why})
+	s.out.Then = accepted(e)
+	return nil
+}
+
+func (s *State) acceptable(e AcceptRegion) error {
 	r := s.regions[e.Region]
 	if r == nil {
 		return fmt.Errorf("region %s is not in the region set: %w", e.Region, fs.ErrNotExist)
 	}
-	known := s.set.Get(r.name)
-	if r.mismatch == "" && known.Reset == "" {
+	if r.mismatch == "" && s.set.Get(r.name).Reset == "" {
 		return fmt.Errorf("region %s is %s: %w", r.name, r.state, ErrNothingToAccept)
 	}
+	return nil
+}
+
+func (s *State) accept(e AcceptRegion) error {
+	if err := s.acceptable(e); err != nil {
+		return err
+	}
+	r := s.regions[e.Region]
+	known := s.set.Get(r.name)
 	before := known.BucketID
 	s.emit(catalog.Event{Type: catalog.EventRegionAccepted, Region: r.name, Before: firstOf(r.mismatch, known.Reset), After: e.By,
 		What: fmt.Sprintf("%s accepted %s as it is now (its bucket was %s)", firstOf(e.By, "somebody"), r.name, firstOf(before, "not known"))})

@@ -192,6 +192,16 @@ func (e RetireRegion) enact(s *State) error {
 		return fmt.Errorf("without region %s a policy cannot be satisfied; change it first: %w: %w", e.Region, err, ErrMembership)
 	}
 	s.member(set, e.Region, catalog.Retired, catalog.EventRegionRetired, e.By, e.Why)
+	s.out.Then = retired(e)
+	return nil
+}
+
+// retired is a [RetireRegion] that is durable: its agents hear of it.
+type retired RetireRegion
+
+func (retired) event() {}
+
+func (s *State) sendAway(e retired) {
 	r := s.regions[e.Region]
 	for _, n := range sortedKeys(r.clusters) {
 		if p := r.clusters[n].session; p != nil {
@@ -200,7 +210,6 @@ func (e RetireRegion) enact(s *State) error {
 			s.showCluster(r.clusters[n])
 		}
 	}
-	return nil
 }
 
 // member changes a region's membership.
@@ -220,11 +229,13 @@ func (s *State) member(set regions.Set, name string, to catalog.Membership, typ,
 	// put right from it at the next start.
 	s.record(regionKey(name), regionRecord{Version: recordVersion, Name: name, Membership: to, Number: set.Number + 1})
 	s.emit(catalog.Event{Type: typ, Region: name, Before: was, After: by, What: withWhy(fmt.Sprintf("region %s is %s, was %s", name, to, was), why)})
+	s.auditDeed(typ, by, why, name, fmt.Sprintf("it was %s", was))
 }
 
 // deed tells what a person did in the event log.
 func (s *State) deed(typ, by, why, about, what string) {
 	s.emit(catalog.Event{Type: typ, Slate: "", Before: about, After: by, What: withWhy(what, why)})
+	s.auditDeed(typ, by, why, about, what)
 }
 
 func withWhy(what, why string) string {

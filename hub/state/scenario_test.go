@@ -271,6 +271,9 @@ func (w *world) step(e state.Event) {
 	if r.Err != nil {
 		w.sent = append(w.sent, "refused: "+r.Err.Error())
 	}
+	if r.Then != nil {
+		w.step(r.Then)
+	}
 }
 
 // fact reads one fact, such as "slate orders m=5 e=1 inc=A cp=r1/600".

@@ -65,6 +65,9 @@ type Ready struct {
 	Send    []Send
 	// More: something is under way that goes on with [Continue].
 	More bool
+	// Then, when not nil, is the event to step once the records are durable:
+	// what a person's command does that could not be taken back.
+	Then Event
 	// Changed: [State.View] has something new.
 	Changed bool
 	// Err is the refusal of a person's command ([AcceptRegion],
@@ -127,6 +130,9 @@ type State struct {
 	told  map[string]string // what the event log said after the saved view
 
 	due *btree.BTreeG[deadline]
+
+	office  office
+	audited AuditHead
 
 	// What this step has touched.
 	out      Ready
@@ -220,9 +226,17 @@ func (s *State) take(e Event) {
 	case Tick:
 		s.tick()
 	case AcceptRegion:
-		s.out.Err = s.accept(e)
+		s.out.Err = s.mayAccept(e)
+	case accepted:
+		s.out.Err = s.accept(AcceptRegion(e))
 	case ForgetPlacement:
-		s.out.Err = s.forget(e)
+		s.out.Err = s.mayForget(e)
+	case forgotten:
+		s.out.Err = s.forget(ForgetPlacement(e))
+	case retired:
+		s.sendAway(e)
+	case Office:
+		s.takeOffice(e)
 	case Command:
 		s.out.Err = e.enact(s)
 	}

@@ -173,6 +173,12 @@ func (b *Builder) SetRegion(r *catalog.Region, quiet bool) {
 	put(b, Regions, &b.regions, r, quiet)
 }
 
+// RemoveRegion takes a region's row out: one that joined and could not be
+// recorded.
+func (b *Builder) RemoveRegion(name string) {
+	remove(b, Regions, &b.regions, &catalog.Region{Name: name})
+}
+
 // SetRegistration keeps a declaration for the saved view.
 func (b *Builder) SetRegistration(r *Registration) {
 	b.registrations.set(r)
@@ -209,6 +215,18 @@ func (b *Builder) AddEvent(e *catalog.Event) {
 	}
 	b.touched[events] = true
 	b.dirty = true
+}
+
+// DropEventsAfter takes back what was added to the log after an event, as if it
+// had not been: nobody may have seen it yet.
+func (b *Builder) DropEventsAfter(seq uint64) {
+	for b.lastEvent > seq {
+		if e, some := b.View.events.Max(); some && e.Seq > seq {
+			b.View.events.PopMax()
+			continue
+		}
+		b.lastEvent = seq
+	}
 }
 
 // Touched reports whether anything was set since the last publication, quietly
