@@ -55,7 +55,10 @@ func withBucket(ctx context.Context, url string, do func(*bucket.Bucket) error) 
 func newCatalogList(a *app) *cobra.Command {
 	var url string
 	c := &cobra.Command{
-		Use: "list --bucket URL", Short: "List registrations", Args: cobra.NoArgs,
+		Use: "list --bucket URL", Short: "List registrations, and the slates that the catalog shows", Args: cobra.NoArgs,
+		Long: `Lists what owners declared, in the catalog and in the inbox, and what the holder of the
+region's duty last wrote of each slate: all of it from the bucket, whether a hub or an agent
+runs or not. Numbers that go on all the time may be a minute old.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := a.checkOutput(); err != nil {
 				return err
@@ -71,13 +74,24 @@ func newCatalogList(a *app) *cobra.Command {
 				if regs == nil {
 					regs = []catalog.Registration{}
 				}
+				rows, revision, err := a.readRows(c.Context(), b)
+				if err != nil {
+					return err
+				}
+				places := placesIn(rows, watch.Standing(regs))
 				if a.output == "name" {
 					for _, r := range regs {
 						fmt.Fprintln(a.out, clean(r.Slate))
 					}
 					return nil
 				}
-				return a.printObject(map[string]any{"items": regs}, func() error {
+				return a.printObject(map[string]any{"items": regs, "placements": places, "revision": revision}, func() error {
+					if len(places) > 0 {
+						if err := a.printPlaces(places); err != nil || len(regs) == 0 {
+							return err
+						}
+						fmt.Fprintln(a.out)
+					}
 					if len(regs) == 0 {
 						_, err := fmt.Fprintf(a.err, "No registrations in %s. Make one:\n  quarry catalog register --bucket %s --name orders --root dbs/orders --owner team-a\n", b.URL(), b.URL())
 						return err

@@ -19,11 +19,14 @@ import (
 
 type dump struct {
 	Revision uint64 `json:"revision"`
-	Items    []struct {
-		Path     string          `json:"path"`
-		Revision uint64          `json:"revision"`
-		Value    json.RawMessage `json:"value"`
-	} `json:"items"`
+	Items    []row  `json:"items"`
+}
+
+// row is one of the catalog.
+type row struct {
+	Path     string          `json:"path"`
+	Revision uint64          `json:"revision"`
+	Value    json.RawMessage `json:"value"`
 }
 
 func dumped(t testing.TB, url string) (d dump) {
@@ -122,15 +125,6 @@ func TestOD3_OD4_TheCatalogHoldsEachRegistrationOnceWhoeverIsKilled(t *testing.T
 		versions = peers.Versions
 	}
 	for _, version := range versions {
-		rows := said(peers.Start(t, version, peers.Local(dir)).Op("scan", ".quarry/catalog"))
-		if len(rows) != len(ours.Items) {
-			t.Errorf("SlateDB %s sees %d rows, we %d", version, len(rows), len(ours.Items))
-		}
-		for _, row := range ours.Items {
-			var a, b any
-			if json.Unmarshal([]byte(rows["\x51\x01"+row.Path]), &a) != nil || json.Unmarshal(row.Value, &b) != nil || fmt.Sprint(a) != fmt.Sprint(b) {
-				t.Errorf("SlateDB %s sees %q under %s, we %s", version, rows["\x51\x01"+row.Path], row.Path, row.Value)
-			}
-		}
+		agree(t, version, dir, ours)
 	}
 }

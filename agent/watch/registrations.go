@@ -180,6 +180,17 @@ func ReadRegistrations(ctx context.Context, b *bucket.Bucket) ([]catalog.Registr
 	return slices.SortedFunc(maps.Values(all), func(a, b catalog.Registration) int { return strings.Compare(a.ID, b.ID) }), bad, nil
 }
 
+// Standing says which declaration of each root stands, by root: the first
+// registration that no later deregistration of its slate withdrew.
+func Standing(all []catalog.Registration) map[string]catalog.Registration {
+	byID := map[string]catalog.Registration{}
+	for _, r := range all {
+		byID[r.ID] = r
+	}
+	standing, _ := stand(byID)
+	return standing
+}
+
 // registrationsIn are the registrations of the catalog slate by id; rows that
 // cannot be understood are findings and hide no others.
 func registrationsIn(ctx context.Context, r *slatedb.Reader) (map[string]catalog.Registration, []catalog.Finding, error) {
