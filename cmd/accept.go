@@ -35,7 +35,7 @@ missing; none is dropped.`,
 		},
 	}
 	accept.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	c.AddCommand(accept)
+	c.AddCommand(accept, newRegionJoin(a), newRegionRetire(a))
 	return c
 }
 

@@ -11,7 +11,7 @@ import (
 
 // Tested is what other rules would change, over the inventory of one view.
 type Tested struct {
-	Slates    uint64 `json:"slates" doc:"Slates that any policy, hold or freeze is about, before or after."`
+	Slates    uint64 `json:"slates" doc:"Slates that any policy selects, before or after."`
 	Opened    uint64 `json:"opened" doc:"Waited and would be permitted."`
 	Raised    uint64 `json:"raised" doc:"Permitted, and would be further."`
 	Lowered   uint64 `json:"lowered" doc:"Permitted, and would be less far."`
@@ -50,6 +50,9 @@ func TestTrim(v *view.View, after *regions.Rules, now time.Time) *Tested {
 		}
 		last = id.Slate
 		for _, s := range Subjects(v, id.Slate) {
+			if len(s.Policies(before)) == 0 && len(s.Policies(after)) == 0 {
+				continue // nothing is permitted, before or after
+			}
 			o := s
 			o.rule(after, v.At())
 			a, _ := s.Trim(before, now)

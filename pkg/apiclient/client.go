@@ -8,7 +8,6 @@
 package apiclient
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -38,6 +37,7 @@ type Problem struct {
 	Detail string `json:"detail"`
 	Code   string `json:"code"` // "bad-filter", "not-found", "not-fresh", …
 	Field  string `json:"field"`
+	Line   int    `json:"line"` // of a file, of policy-rejected
 	Column int    `json:"column"`
 	Caret  string `json:"caret"` // two lines: what was given, and a caret below
 	Hint   string `json:"hint"`
@@ -264,36 +264,13 @@ type Done struct {
 // Accept says that a region is right as it is now. dry only checks. key makes
 // a repeated call do its work once; empty: every call counts.
 func (c *Client) Accept(ctx context.Context, region, key string, dry bool) (Done, error) {
-	return c.post(ctx, "/v1/regions/"+url.PathEscape(region)+":accept", struct{}{}, key, dry)
+	return c.say(ctx, "/v1/regions/"+url.PathEscape(region)+":accept", struct{}{}, key, dry)
 }
 
 // Forget takes a missing placement out of the inventory. dry and key as in
 // [Client.Accept].
 func (c *Client) Forget(ctx context.Context, slate, region, key string, dry bool) (Done, error) {
-	return c.post(ctx, "/v1/placements:forget", map[string]string{"slate": slate, "region": region}, key, dry)
-}
-
-func (c *Client) post(ctx context.Context, path string, body any, key string, dry bool) (Done, error) {
-	b, err := json.Marshal(body)
-	if err != nil {
-		return Done{}, fmt.Errorf("%s: %w", path, err)
-	}
-	if dry {
-		path += "?validate_only=true"
-	}
-	h := http.Header{"Content-Type": {"application/json"}}
-	if key != "" {
-		h.Set("Idempotency-Key", key)
-	}
-	if c.o.By != "" {
-		h.Set("Quarry-By", c.o.By)
-	}
-	res, err := c.do(ctx, http.MethodPost, path, h, bytes.NewReader(b))
-	if err != nil {
-		return Done{}, err
-	}
-	var done Done
-	return done, decode(res, path, &done)
+	return c.say(ctx, "/v1/placements:forget", map[string]string{"slate": slate, "region": region}, key, dry)
 }
 
 func (c *Client) get(ctx context.Context, path string, into any) error {

@@ -1,0 +1,132 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quarry-db/quarry/hub/state"
+	"github.com/quarry-db/quarry/regions/plan"
+)
+
+func newExplain(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "explain", Short: "Say what may be done with a slate, and why"}
+	var region string
+	trim := &cobra.Command{
+		Use: "trim NAME", Short: "Say how far a slate's history may be cut", Args: cobra.ExactArgs(1),
+		Long: `Says how far the history of a slate may be cut, and which fact holds it back: the verdict, then
+every region that has to agree with what it has verified, then holds and readers, then why.
+Nothing is changed.`,
+		Example:           "  quarry explain trim archive/0\n  quarry explain trim archive/0 -o json | jq .binding_region",
+		ValidArgsFunction: a.completeOne("slates"),
+		RunE: func(c *cobra.Command, args []string) error {
+			e, err := a.explained(c.Context(), args[0], region)
+			if err != nil {
+				return err
+			}
+			return a.printObject(e, func() error { return a.printExplanation(e) })
+		},
+	}
+	trim.Flags().StringVar(&region, "region", "", "where the name means several databases: the one in this region")
+	_ = trim.RegisterFlagCompletionFunc("region", a.completeOne("regions"))
+	c.AddCommand(trim)
+	return c
+}
+
+// completeOne completes one argument with names of a resource.
+func (a *app) completeOne(resource string) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return a.complete(resource, prefix), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func (a *app) explained(ctx context.Context, slate, region string) (*state.Explanation, error) {
+	if err := a.checkOutput(); err != nil {
+		return nil, err
+	}
+	cl, err := a.client()
+	if err != nil {
+		return nil, err
+	}
+	e := new(state.Explanation)
+	if err := cl.Explain(ctx, "trim", slate, region, e); err != nil {
+		return nil, a.hubError(err)
+	}
+	return e, nil
+}
+
+// printExplanation shows the answer, then the reason, then what to do.
+func (a *app) printExplanation(e *state.Explanation) error {
+	fmt.Fprintln(a.out, a.headline(e))
+	if len(e.Regions) > 0 {
+		t := newTable(a.out, "  REGION", "VERIFIED", "NEWEST", "AGE", "STATE", "NOTES")
+		for i := range e.Regions {
+			r := &e.Regions[i]
+			old := "-"
+			if r.AgeSeconds != nil {
+				old = shortDuration(time.Duration(*r.AgeSeconds) * time.Second)
+			}
+			note := opinionText(r)
+			if r.Region == e.Binding {
+				note = strings.TrimSpace(note + " <- binding")
+			}
+			t.row("  "+r.Region, numOr(r.Verified, "-"), numOr(r.Newest, "-"), old, string(r.State), note)
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
+	}
+	for _, p := range e.Holds {
+		where := ""
+		if p.Region != "" {
+			where = " in " + p.Region
+		}
+		fmt.Fprintf(a.out, "  %s %s%s keeps what begins at %s\n", p.Kind, clean(p.ID), where, numOr(p.Position, "an unknown position, so everything"))
+	}
+	policy := "no policy"
+	if e.Policy.Name != "" {
+		policy = fmt.Sprintf("policy %s@%d", e.Policy.Name, e.Policy.Revision)
+	}
+	for _, o := range e.Others {
+		policy += fmt.Sprintf(", with %s@%d", o.Name, o.Revision)
+	}
+	fmt.Fprintf(a.out, "  %s · plan %s · term %d\n", policy, e.Plan, e.Term)
+	for _, r := range e.Reasons {
+		fmt.Fprintf(a.out, "%s: %s\n", a.colour("33", string(r.Code)), clean(r.Message))
+	}
+	return nil
+}
+
+func (a *app) headline(e *state.Explanation) string {
+	verdict := a.colour("33", "WAIT")
+	if e.Action == plan.Permit {
+		verdict = a.colour("32", fmt.Sprintf("PERMIT up to %s", numOr(e.UpTo, "?")))
+	}
+	domain := ""
+	if e.PositionDomain != "" {
+		domain = " (" + e.PositionDomain + ")"
+	}
+	return fmt.Sprintf("%s%s   trim: %s", clean(e.Slate), domain, verdict)
+}
+
+// opinionText is what counts against a region, in short.
+func opinionText(r *plan.RegionOpinion) string {
+	var out []string
+	for _, why := range r.Reasons {
+		out = append(out, why.String())
+	}
+	return strings.Join(out, "; ")
+}
+
+func numOr(p *uint64, or string) string {
+	if p == nil {
+		return or
+	}
+	return fmt.Sprint(*p)
+}
