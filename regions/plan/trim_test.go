@@ -298,14 +298,19 @@ func randomWorld(rng *rand.Rand) (regions.Policy, Slate) {
 	return p, s
 }
 
-// P2, P3, P5: on random worlds the rule is the one that everybody would have
-// written slowly; a verdict is something to do or the reasons to wait.
-func TestTrimIsTheSlowRule(t *testing.T) {
+func seedOf(t *testing.T) uint64 {
 	seed := uint64(time.Now().UnixNano()) & 0xffffffff
 	if s := os.Getenv("QUARRY_SEED"); s != "" {
 		seed, _ = strconv.ParseUint(s, 10, 64)
 	}
 	t.Logf("seed %d", seed)
+	return seed
+}
+
+// P2, P3, P5: on random worlds the rule is the one that everybody would have
+// written slowly; a verdict is something to do or the reasons to wait.
+func TestTrimIsTheSlowRule(t *testing.T) {
+	seed := seedOf(t)
 	rng := rand.New(rand.NewPCG(seed, 6))
 	permits, codes := 0, map[Code]int{}
 	for n := range 100_000 {
@@ -316,6 +321,9 @@ func TestTrimIsTheSlowRule(t *testing.T) {
 			p.Trim.Require.Include = nil // Policy.CheckIn refuses it
 		}
 		v, want := Trim(p, s, now), slow(p, s, now)
+		if r := ruledInFleet(t, &p, &s, rng); asRuling(v, r.Why) != r.line() {
+			t.Fatalf("seed %d, world %d: Trim says %s, the fleet %s\n%+v\n%+v", seed, n, asRuling(v, r.Why), r.line(), p, s)
+		}
 		got := int64(-1)
 		if v.Action == Permit {
 			got = int64(*v.UpTo)
@@ -331,14 +339,5 @@ func TestTrimIsTheSlowRule(t *testing.T) {
 	t.Logf("%d permits; %v", permits, codes)
 	if permits < 1000 {
 		t.Errorf("only %d permits: the worlds prove little", permits)
-	}
-}
-
-func BenchmarkTrim(b *testing.B) {
-	p := policy(b, "trim: {require: {all: true}}")
-	s := slate(at("a", 120, 110), at("b", 100, 90), at("c", 80), at("d", 130))
-	b.ReportAllocs()
-	for b.Loop() {
-		Trim(p, s, now)
 	}
 }

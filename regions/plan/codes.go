@@ -1,0 +1,70 @@
+package plan
+
+import (
+	"iter"
+	"math/bits"
+	"strings"
+)
+
+// Codes is a set of reasons.
+type Codes uint32
+
+// One bit for each code that [Trim] gives.
+const (
+	regionStale Codes = 1 << iota
+	regionBlind
+	regionJoining
+	regionReset
+	noArchive
+	archiveUnreadable
+	snapshotIncomplete
+	belowMinSnapshots
+	onHold
+	onLegalHold
+	windowClosed
+	readerActive
+	pinnedByClone
+	incomparablePositions
+	wouldStrand
+	frozen
+	noPolicy
+)
+
+// spelled are the codes in the order of their bits.
+var spelled = [...]Code{
+	RegionStale, RegionBlind, RegionJoining, RegionReset, NoArchive, ArchiveUnreadable, SnapshotIncomplete, BelowMinSnapshots,
+	OnHold, OnLegalHold, WindowClosed, ReaderActive, PinnedByClone, Incomparable, WouldStrand, Frozen, NoPolicy,
+}
+
+// All gives the codes of the set, always in the same order.
+func (c Codes) All() iter.Seq[Code] {
+	return func(yield func(Code) bool) {
+		for rest := uint32(c); rest != 0; rest &= rest - 1 {
+			i := bits.TrailingZeros32(rest)
+			if i >= len(spelled) || !yield(spelled[i]) {
+				return
+			}
+		}
+	}
+}
+
+// Has reports whether a code is in the set.
+func (c Codes) Has(code Code) bool {
+	for one := range c.All() {
+		if one == code {
+			return true
+		}
+	}
+	return false
+}
+
+// String lists the codes with spaces between.
+func (c Codes) String() string {
+	var all []string
+	for one := range c.All() {
+		all = append(all, string(one))
+	}
+	return strings.Join(all, " ")
+}
+
+func (c Codes) code() Code { return spelled[bits.TrailingZeros32(uint32(c))] }

@@ -1,0 +1,173 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/regions"
+)
+
+// words explain a ruling. They decide nothing: what is said follows from the
+// account of the decision.
+type words struct {
+	p    *regions.Policy
+	s    *Slate
+	rule *Rule
+	f    *facts
+	x    *account
+	now  time.Time
+}
+
+func (w *words) verdict(r Ruling) Verdict {
+	v := Verdict{Action: Wait, Regions: make([]RegionOpinion, 0, len(w.x.opinions)), Holds: []Pin{}, Reasons: []Reason{}}
+	if !w.rule.permits {
+		v.Reasons = append(v.Reasons, reason(NoPolicy, "no policy permits trimming %s; see quarry apply", w.s.Name))
+		return v
+	}
+	for i := range w.x.opinions {
+		v.Regions = append(v.Regions, w.region(i))
+	}
+	for _, i := range w.x.held {
+		v.Holds = append(v.Holds, w.s.Pins[i])
+	}
+	slices.SortStableFunc(v.Holds, func(a, b Pin) int { return cmp.Compare(from(a), from(b)) })
+	for _, c := range w.x.causes {
+		v.Reasons = append(v.Reasons, w.cause(c, v.Regions))
+		if c.kind == ofConsumer {
+			v.Holds = append(v.Holds, w.s.Pins[c.of])
+		}
+	}
+	if r.Permit {
+		v.Action, v.UpTo = Permit, &r.UpTo
+		if r.Binding >= 0 {
+			v.Binding = w.s.Regions[r.Binding].Name
+		}
+	}
+	return v
+}
+
+// region tells what a required region says, also what does not count.
+func (w *words) region(i int) RegionOpinion {
+	a, o := &w.rule.asked[i], w.x.opinions[i]
+	r := &w.s.Regions[a.column]
+	out := RegionOpinion{Region: r.Name, State: r.State, Reasons: []Reason{}}
+	points := r.Points
+	if !slices.IsSortedFunc(points, newestFirst) {
+		points = slices.Clone(points)
+		slices.SortFunc(points, newestFirst)
+	}
+	for j := range points {
+		pt := &points[j]
+		if out.Newest == nil {
+			out.Newest = &pt.Position
+		}
+		switch pt.State {
+		case catalog.RestoreIncomplete:
+			out.Reasons = append(out.Reasons, reason(SnapshotIncomplete, "%s at %d is not whole: %s", pt.ID, pt.Position, pt.Reason))
+		case catalog.RestoreUnreadable:
+			out.Reasons = append(out.Reasons, reason(ArchiveUnreadable, "%s cannot be read: %s", pt.ID, pt.Reason))
+		case catalog.RestoreVerified:
+			if out.AgeSeconds == nil && w.rule.fresh(nanos(pt.VerifiedAt)) {
+				out.AgeSeconds = new(int64(max(0, w.now.Sub(pt.FirstSeen)) / time.Second))
+			}
+		}
+	}
+	_, marks := w.f.of(a.column)
+	got := w.rule.reach(marks) // shown also when it does not count
+	if w.rule.enough(got) {
+		out.Verified = &got.position
+	}
+	if o.stance != archived {
+		out.Reasons = append(out.Reasons, w.stance(o.stance, r, got))
+	}
+	return out
+}
+
+func newestFirst(a, b Point) int {
+	return cmp.Or(cmp.Compare(b.Position, a.Position), b.FirstSeen.Compare(a.FirstSeen), cmp.Compare(a.ID, b.ID))
+}
+
+// stance says why a region counts as having archived nothing.
+func (w *words) stance(s stance, r *Region, got reach) Reason {
+	say := func(format string, args ...any) Reason { return reason(codeOf[s].code(), format, args...) }
+	switch s {
+	case notHeard:
+		return say("%s has not been heard since this hub began to decide; check its agent", r.Name)
+	case stale:
+		return say("%s has not reported for %s; check its agent, or take it out with quarry region retire %s", r.Name, w.now.Sub(r.Since).Round(time.Second), r.Name)
+	case blind:
+		return say("%s cannot read its bucket; see quarry describe region %s", r.Name, r.Name)
+	case reset:
+		return say("%s came back with much less; see quarry region accept %s", r.Name, r.Name)
+	case unknownState:
+		return say("the state of %s is not known", r.Name)
+	case incomparable:
+		return say("what %s has by this name is another database: its positions cannot be compared", r.Name)
+	case unreadable:
+		return say("the archive in %s cannot be read: %s", r.Name, r.Unreadable)
+	case joiningFew:
+		return say("%s is joining and has %d of %d verified restore points; it is heard before it is relied on", r.Name, got.fresh, w.p.RestorePoints.PerRegion)
+	case noneVerified:
+		if len(r.Points) == 0 {
+			return say("%s has no restore point of %s; make a snapshot there, or take the region out of policy %s", r.Name, w.s.Name, w.p.Name)
+		}
+		return say("%s has no verified restore point of %s", r.Name, w.s.Name)
+	default: // tooFew
+		return say("%s has %d verified restore points that count, policy %s asks for %d", r.Name, got.counted, w.p.Name, w.p.RestorePoints.PerRegion)
+	}
+}
+
+// cause says why the slate waits.
+func (w *words) cause(c cause, said []RegionOpinion) Reason {
+	say := func(format string, args ...any) Reason { return reason(c.code.code(), format, args...) }
+	switch c.kind {
+	case ofSlate:
+		return say("%s; see quarry thaw", w.s.Frozen)
+	case ofWindow:
+		return say("%s, by policy %s", w.rule.closed, w.p.Name)
+	case ofRegion:
+		r := said[c.of].Reasons
+		return r[len(r)-1] // its stance comes last
+	case ofAbsent:
+		return say("%s must have archived by trim.require.include and is not a region that the policy requires", w.rule.absent[c.of])
+	case ofNone:
+		return say("the policy requires no active region: name one in select.regions, or make one active")
+	case ofTooMany:
+		return say("the policy asks for %d regions and matches %d active ones", w.rule.atLeast, c.of)
+	case ofPin:
+		return w.pinned(c.code, &w.s.Pins[c.of])
+	case ofConsumer:
+		pin := &w.s.Pins[c.of]
+		return say("%s in %s reads below %d, and no restore point there reaches as far; make a snapshot in %s first", pin.ID, pin.Region, w.x.floor, pin.Region)
+	default: // ofBounds
+		return say("less history is archived than the policy keeps beside it")
+	}
+}
+
+// pinned says who keeps all history.
+func (w *words) pinned(code Codes, p *Pin) Reason {
+	where := ""
+	if p.Region != "" {
+		where = " in " + p.Region
+	}
+	format := "hold %s%s keeps all of its history; see quarry release"
+	switch code {
+	case onLegalHold:
+		format = "legal hold %s%s keeps all of its history"
+	case readerActive:
+		format = "reader %s%s may need all of its history"
+	case pinnedByClone:
+		format = "clone %s%s reads its tables"
+	}
+	return reason(code.code(), format, p.ID, where)
+}
+
+// from is where what a pin needs begins.
+func from(p Pin) uint64 {
+	if p.Position == nil {
+		return 0
+	}
+	return *p.Position
+}
