@@ -362,6 +362,47 @@ func TestFindings_ReleasesInUseThatCannotOpen(t *testing.T) {
 			acts(t, old, folder, step{"open"}, step{"scan"})
 		})
 	}
+	for _, c := range []struct{ writer, reader string }{{"0.17.0", "0.15.0"}, {"0.16.0", "0.14.1"}, {"0.17.0", "0.16.0"}} {
+		t.Run(c.reader+" reads beside "+c.writer+" at a full L0", func(t *testing.T) {
+			t.Parallel()
+			folder, acked := t.TempDir(), model{}
+			p := peers.Start(t, c.writer, peers.Local(folder))
+			p.Do(map[string]any{"op": "open", "root": "db", "compact": false})
+			for i := range 8 {
+				if i == 5 {
+					healthy(t, folder, "--in-use", c.reader+","+c.writer)
+				}
+				write(t, p, acked, map[string]string{fmt.Sprint("k", i): "row"})
+				p.Op("l0", "db")
+			}
+			p.Kill()
+			stops := c.reader < "0.16"
+			if stops {
+				diagnosed(t, folder, "mixed-versions", "--in-use", c.reader+","+c.writer)
+			}
+			healthy(t, folder, "--in-use", c.writer)
+			// The compactor makes room at once, the writer sees it seconds later.
+			w, r := peers.Start(t, c.writer, peers.Local(folder)), peers.Start(t, c.reader, peers.Local(folder))
+			w.Do(map[string]any{"op": "open", "root": "db", "compact": true, "poll": "4s"})
+			write(t, w, acked, map[string]string{"more": "row"})
+			eventually(t, 3*time.Second, "room in L0", func() error {
+				if n := len(manifestOf(t, "file://"+folder, "db").L0); n > 1 {
+					return fmt.Errorf("%d tables", n)
+				}
+				return nil
+			})
+			r.Op("scan", "db")
+			if said, flushed := w.Hurry(map[string]any{"op": "l0", "root": "db"}, 15*time.Second); flushed == stops {
+				t.Errorf("it flushed: %t: %+v", flushed, said)
+			}
+			// The cure that is named; nothing was lost.
+			next := peers.Start(t, c.writer, peers.Local(folder))
+			next.Do(map[string]any{"op": "open", "root": "db"})
+			next.Op("l0", "db")
+			next.Op("close", "db")
+			shows(t, "us", ours(t, folder, "db"), acked)
+		})
+	}
 	t.Run("readers of 0.14.1 meet a clone", func(t *testing.T) {
 		t.Parallel()
 		folder := t.TempDir()
