@@ -72,9 +72,7 @@ func TestExplainHasTheFieldsThatScriptsRelyOn(t *testing.T) {
 				Source: catalog.SourceSnapshot, State: catalog.RestoreVerified, ObservedAt: noon, FirstSeen: noon})
 		}
 	})
-	if err := f.Do(t.Context(), state.Began{Term: 7}); err != nil {
-		t.Fatal(err)
-	}
+	f.change(func(b *view.Builder) { b.SetTerm(7) })
 	ask(t, s, "POST", "/v1/documents:apply", documentsBody(archives))
 	var e map[string]json.RawMessage
 	get(t, s, "/v1/slates/archive%2F0:explain").json(t, &e)

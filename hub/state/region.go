@@ -213,7 +213,7 @@ func (s *State) showRegion(r *region) {
 	if r.applied != (catalog.Revision{}) {
 		row.Revision = r.applied.String()
 	}
-	s.b.SetTold(r.name, r.heard && r.snapped)
+	s.b.SetTold(r.name, s.heardInTerm(r) && r.snapped)
 	old := s.b.Region(r.name)
 	if old != nil {
 		a, b := *old, *row

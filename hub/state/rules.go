@@ -257,18 +257,6 @@ func (s *State) adoptRules(next *regions.Rules) {
 	s.showRules()
 }
 
-// Began tells the number of the right to decide that this hub has, once, after
-// its ledger was replayed; 0 when it has lost it.
-type Began struct{ Term uint64 }
-
-func (Began) event() {}
-
-func (e Began) enact(s *State) error {
-	s.term = e.Term
-	s.b.SetTerm(e.Term)
-	return nil
-}
-
 // showRules has the rows of the view say what is in force.
 func (s *State) showRules() {
 	var policies []*catalog.Policy

@@ -46,7 +46,7 @@ func (w *world) command(name string, args []string, opt map[string]string) bool 
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		w.step(state.Began{Term: n})
+		w.step(state.Office{Term: n})
 	default:
 		return false
 	}
@@ -161,7 +161,7 @@ func TestReplayRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		}
 	}
 	s := state.New(state.Config{}, state.Saved{Regions: set}, dawn)
-	if err := s.Replay(state.Record{Key: "audit/1", Value: []byte("of somebody else")}); err != nil {
+	if err := s.Replay(state.Record{Key: "decision/1", Value: []byte("of somebody else")}); err != nil {
 		t.Error(err)
 	}
 }

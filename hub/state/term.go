@@ -30,11 +30,13 @@ func (s *State) takeOffice(e Office) {
 		s.office.since = s.mono
 	}
 	s.office.Office = e
-	began := Began{Term: e.Term}
 	if e.Why != "" {
-		began.Term = 0
+		e.Term = 0 // it does not decide
 	}
-	_ = began.enact(s) // it has no refusal
+	s.b.SetTerm(e.Term)
+	for _, n := range s.names {
+		s.stirred[n] = true // who was heard before this term was not heard in it
+	}
 }
 
 // Office is the right under which the hub decides.
