@@ -341,3 +341,64 @@ func TestTrimIsTheSlowRule(t *testing.T) {
 		t.Errorf("only %d permits: the worlds prove little", permits)
 	}
 }
+
+// P2, P7: who knows less, or knows of more who need it, never cuts further. (Who
+// reads on from a position is left out: where less is cut fewer are stranded.)
+func TestKnowingLessNeverCutsFurther(t *testing.T) {
+	seed := seedOf(t)
+	rng := rand.New(rand.NewPCG(seed, 8))
+	floor := func(v Verdict) int64 {
+		if v.Action != Permit {
+			return -1
+		}
+		return int64(*v.UpTo)
+	}
+	lower := 0
+	for n := range 50_000 {
+		p, s := randomWorld(rng)
+		s.Pins = slices.DeleteFunc(s.Pins, func(p Pin) bool { return p.Kind == PinConsumer })
+		before := floor(Trim(p, s, now))
+		r := &s.Regions[rng.IntN(len(s.Regions))]
+		pt := &r.Points[rng.IntN(len(r.Points))]
+		what := pick(rng, "gone", "listed", "older", "incomplete", "unheard", "stale", "unreadable", "younger", "joins", "pinned", "frozen")
+		switch what {
+		case "gone":
+			*pt = r.Points[len(r.Points)-1]
+			r.Points = r.Points[:len(r.Points)-1]
+		case "listed":
+			pt.State = catalog.RestoreListed
+		case "older":
+			pt.VerifiedAt = now.Add(-25 * time.Hour)
+		case "incomplete":
+			pt.State = catalog.RestoreIncomplete
+		case "unheard":
+			r.Heard = false
+		case "stale":
+			r.State = catalog.RegionStale
+		case "unreadable":
+			r.Unreadable = "broken"
+		case "younger":
+			pt.FirstSeen = now
+		case "joins":
+			s.Regions = append(s.Regions, Region{Name: "b2", Membership: catalog.Joining, State: catalog.RegionConnected, Heard: true})
+			p.Select.Regions = nil
+			if before = floor(Trim(p, Slate{Name: s.Name, Lineage: s.Lineage, Head: s.Head, Regions: s.Regions[:len(s.Regions)-1], Pins: s.Pins, Frozen: s.Frozen}, now)); before < 0 {
+				continue
+			}
+		case "pinned":
+			s.Pins = append(s.Pins, Pin{Kind: PinHold, ID: "new", Position: new(uint64(rng.IntN(60)))})
+		case "frozen":
+			s.Frozen = "frozen"
+		}
+		after := floor(Trim(p, s, now))
+		if after > before {
+			t.Fatalf("seed %d, world %d: %s, and it may be cut to %d, before to %d\n%+v\n%+v", seed, n, what, after, before, p, s)
+		}
+		if after < before {
+			lower++
+		}
+	}
+	if lower < 500 {
+		t.Errorf("only %d times it made a difference: this proves little", lower)
+	}
+}
