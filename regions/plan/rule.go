@@ -206,9 +206,14 @@ func (r *Rule) decide(f *facts, x *account) Ruling {
 	if !r.agreed(f, x, &v, &b) {
 		return v // what follows has no floor to bound
 	}
-	b.below(r.gap, b.floor)
-	if r.keep > 0 && f.hasHead {
-		b.below(r.keep, f.head)
+	agreed := b.floor
+	b.below(r.gap, agreed)
+	if r.keep > 0 {
+		head := agreed // nobody has seen how far the log goes on
+		if f.hasHead {
+			head = f.head
+		}
+		b.below(r.keep, head)
 	}
 	if len(f.pins) > 0 {
 		r.pins(f, x, &v, &b)

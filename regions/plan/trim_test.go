@@ -188,6 +188,9 @@ func slow(p regions.Policy, s Slate, now time.Time) (floor int64) {
 	}
 	for pos := uint64(0); pos <= 60; pos++ {
 		need := pos + p.Trim.SafetyGap.Positions // what must be archived for pos to go
+		if s.Head == nil {
+			need = pos + max(p.Trim.SafetyGap.Positions, p.Trim.KeepNewest.Positions)
+		}
 		active, yes, ok := 0, 0, true
 		for i := range s.Regions {
 			r := &s.Regions[i]
@@ -252,6 +255,9 @@ func randomWorld(rng *rand.Rand) (regions.Policy, Slate) {
 	p := regions.Policy{Name: "p", Trim: &regions.Trim{}, RestorePoints: regions.RestorePoints{PerRegion: 1 + rng.IntN(3)}}
 	head := uint64(rng.IntN(60))
 	s := Slate{Name: "s", Lineage: "l", Head: &head}
+	if rng.IntN(8) == 0 {
+		s.Head = nil
+	}
 	for i := range 1 + rng.IntN(5) {
 		r := Region{
 			Name:       string(rune('a' + i)),

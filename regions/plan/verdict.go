@@ -93,7 +93,7 @@ type Slate struct {
 	Name    string
 	Domain  string // of every position here
 	Lineage string
-	Head    *uint64 // highest position seen anywhere; nil: none
+	Head    *uint64 // highest position seen anywhere; nil: none, and the newest are those up to what is archived
 	Regions []Region
 	Pins    []Pin
 	Frozen  string // why people froze it; empty: they did not
