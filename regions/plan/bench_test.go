@@ -15,10 +15,7 @@ import (
 
 var fourRegions = []string{"ams", "eu", "sgp", "us"}
 
-var connected = []Standing{
-	{"ams", catalog.Active, catalog.RegionConnected, true}, {"eu", catalog.Active, catalog.RegionConnected, true},
-	{"sgp", catalog.Active, catalog.RegionConnected, true}, {"us", catalog.Active, catalog.RegionConnected, true},
-}
+var connected = connectedTo(fourRegions...)
 
 // fillSlate makes s one of a fleet: in each of four regions one to three
 // restore points, some not verified, some verified too long ago; a hold here
@@ -98,7 +95,7 @@ func BenchmarkFleet(b *testing.B) {
 			b.ReportAllocs()
 			permits, began := 0, onCPU()
 			for b.Loop() {
-				rule := f.Rule(&p, connected, now)
+				rule := f.Rule([]regions.Policy{p}, connected, now)
 				permits = 0
 				for i := range f.Len() {
 					if f.Decide(rule, i).Permit {
@@ -120,7 +117,7 @@ func BenchmarkFleet(b *testing.B) {
 			fillSlate(rng, &changes[i])
 			places[i] = rng.IntN(slates)
 		}
-		rule := f.Rule(&p, connected, now)
+		rule := f.Rule([]regions.Policy{p}, connected, now)
 		b.ReportAllocs()
 		began := onCPU()
 		for n := 0; b.Loop(); n++ {
@@ -148,7 +145,7 @@ func BenchmarkFleet(b *testing.B) {
 		b.ReportAllocs()
 		began := onCPU()
 		for b.Loop() {
-			before, after := f.Rule(&was, connected, now), f.Rule(&is, connected, now)
+			before, after := f.Rule([]regions.Policy{was}, connected, now), f.Rule([]regions.Policy{is}, connected, now)
 			differ = 0
 			for i := range subjects {
 				var r, o *Rule

@@ -102,15 +102,31 @@ func (f *Fleet) column(name string, at int) int {
 	return -1
 }
 
-// Rule reads a policy for this fleet, at a moment of the hub's clock. set must
-// be all of the region set, in any order.
-func (f *Fleet) Rule(p *regions.Policy, set []Standing, now time.Time) *Rule {
+// Rule reads the policies that select a slate, at a moment of the hub's clock:
+// one rule for each of the few selections that there are. set must be all of the
+// region set, in any order.
+func (f *Fleet) Rule(policies []regions.Policy, set []Standing, now time.Time) *Rule {
 	set = slices.Clone(set)
 	slices.SortStableFunc(set, func(a, b Standing) int { return cmp.Compare(a.Name, b.Name) })
-	return newRule(p, set, func(i int) int { return f.column(set[i].Name, -1) }, now)
+	speak, keep := together(policies)
+	var all []*Rule
+	for _, p := range speak {
+		p.RestorePoints.PerRegion = keep
+		all = append(all, newRule(&p, set, func(i int) int { return f.column(set[i].Name, -1) }, now))
+	}
+	if len(all) == 0 {
+		return &Rule{}
+	}
+	for i := range policies {
+		if closed, _ := onlyClosed(&policies[i], now); closed {
+			all = append(all, &Rule{closed: "a window"})
+		}
+	}
+	all[0].others = all[1:]
+	return all[0]
 }
 
-// Decide rules upon the slate at a place, by a rule of this fleet: as [Trim]
+// Decide rules upon the slate at a place, by a rule of this fleet: as [Under]
 // does, without its words. It allocates nothing for up to 16 active regions.
 // A nil rule is that of a slate that no policy selects. Binding is a place in
 // the names given to [NewFleet]. Where there is no slate the ruling is the zero
@@ -127,11 +143,11 @@ func (f *Fleet) Decide(r *Rule, place int) Ruling {
 	if r == nil {
 		return Ruling{Binding: -1, Why: noPolicy}
 	}
-	return r.decide(&facts{
+	return r.strictest(&facts{
 		head: at.head, hasHead: at.hasHead, frozen: at.froze,
 		archives: p.archives[i*len(f.names) : (i+1)*len(f.names)],
 		marks:    p.marks.of(at.marks), pins: p.pins.of(at.pins),
-	}, nil)
+	})
 }
 
 // slab has the lists of many side by side.

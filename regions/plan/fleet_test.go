@@ -35,7 +35,7 @@ func ruledInFleet(t *testing.T, p *regions.Policy, s *Slate, rng *rand.Rand) rul
 	if err := f.Put(0, s); err != nil {
 		t.Fatal(err)
 	}
-	return ruled{f.Decide(f.Rule(p, standings(s), now), 0), names}
+	return ruled{f.Decide(f.Rule([]regions.Policy{*p}, standings(s), now), 0), names}
 }
 
 type ruled struct {
@@ -75,12 +75,14 @@ func asRuling(v Verdict, same Codes) string {
 	return "wait " + strings.Join(codes, " ")
 }
 
-// The fleet's answer for each slate is Trim's, whatever was put before, beside
+// The fleet's answer for each slate is Under's, whatever was put before, beside
 // and over it, and whatever became of the regions since.
-func TestAFleetRulesAsTrimDoes(t *testing.T) {
+func TestAFleetRulesAsTheVerdictsDo(t *testing.T) {
 	seed := seedOf(t)
 	rng := rand.New(rand.NewPCG(seed, 7))
 	names := []string{"b", "a", "d", "c", "f", "e"}
+	silent := policy(t, "restorePoints: {perRegion: 2}")
+	shut := policy(t, "windows: [{deny: [all], from: 2026-11-01, to: 2026-12-01}]")
 	counts := map[Code]int{}
 	permits := 0
 	for fleet := range 50 {
@@ -111,7 +113,15 @@ func TestAFleetRulesAsTrimDoes(t *testing.T) {
 					set[i].Name = name
 				}
 			}
-			rule := f.Rule(&p, set, now)
+			policies := []regions.Policy{p}
+			for range rng.IntN(3) {
+				more, _ := randomWorld(rng)
+				policies = append(policies, pick(rng, more, more, more, silent, shut))
+			}
+			if rng.IntN(10) == 0 {
+				policies = policies[1:]
+			}
+			rule := f.Rule(policies, set, now)
 			for range 3 {
 				places = append(places, rng.IntN(len(all)))
 			}
@@ -133,9 +143,9 @@ func TestAFleetRulesAsTrimDoes(t *testing.T) {
 					r.Membership, r.State, r.Heard = one.Membership, one.State, one.Heard
 					full.Regions = append(full.Regions, r)
 				}
-				v := Trim(p, full, now)
+				v, _ := Under(policies, full, now)
 				if g := (ruled{got, names}); g.line() != asRuling(v, got.Why) {
-					t.Fatalf("seed %d, fleet %d, step %d, slate %d: the fleet says %s, Trim %s\n%+v\n%+v", seed, fleet, step, i, g.line(), asRuling(v, got.Why), p, full)
+					t.Fatalf("seed %d, fleet %d, step %d, slate %d: the fleet says %s, Under %s\n%+v\n%+v", seed, fleet, step, i, g.line(), asRuling(v, got.Why), policies, full)
 				}
 				for code := range got.Why.All() {
 					counts[code]++
@@ -159,11 +169,11 @@ func TestWhatAFleetDoesNotKnowPermitsNothing(t *testing.T) {
 	if err := f.Put(0, &s); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.Decide(f.Rule(&p, standings(&s), now), 0); !got.Permit || got.UpTo != 100 || got.Binding != 1 {
+	if got := f.Decide(f.Rule([]regions.Policy{p}, standings(&s), now), 0); !got.Permit || got.UpTo != 100 || got.Binding != 1 {
 		t.Fatalf("%+v", got)
 	}
 	for _, place := range []int{-1, 1, 1 << 40} {
-		if got := f.Decide(f.Rule(&p, standings(&s), now), place); got != (Ruling{}) {
+		if got := f.Decide(f.Rule([]regions.Policy{p}, standings(&s), now), place); got != (Ruling{}) {
 			t.Errorf("there is no slate at %d: %+v", place, got)
 		}
 		f.Drop(place) // nor is it an error
@@ -173,7 +183,7 @@ func TestWhatAFleetDoesNotKnowPermitsNothing(t *testing.T) {
 	}
 	// A region joined the set and the fleet does not have it yet.
 	set := append(standings(&s), Standing{"c", catalog.Active, catalog.RegionConnected, true})
-	if got := f.Decide(f.Rule(&p, set, now), 0); got.Permit || !got.Why.Has(NoArchive) {
+	if got := f.Decide(f.Rule([]regions.Policy{p}, set, now), 0); got.Permit || !got.Why.Has(NoArchive) {
 		t.Errorf("a region that no slate is known of in: %+v", got)
 	}
 	// A slate speaks of a region that the fleet does not have.
@@ -184,7 +194,7 @@ func TestWhatAFleetDoesNotKnowPermitsNothing(t *testing.T) {
 	if err := f.Put(2, &s); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("a hole would be left:", err)
 	}
-	if got := f.Decide(f.Rule(&p, standings(&s), now), 0); !got.Permit || f.Len() != 1 {
+	if got := f.Decide(f.Rule([]regions.Policy{p}, standings(&s), now), 0); !got.Permit || f.Len() != 1 {
 		t.Errorf("what was refused has changed something: %+v", got)
 	}
 	// A slate that says nothing of b has nothing there.
@@ -192,12 +202,64 @@ func TestWhatAFleetDoesNotKnowPermitsNothing(t *testing.T) {
 	if err := f.Put(0, &less); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.Decide(f.Rule(&p, standings(&s), now), 0); got.Permit || !got.Why.Has(NoArchive) {
+	if got := f.Decide(f.Rule([]regions.Policy{p}, standings(&s), now), 0); got.Permit || !got.Why.Has(NoArchive) {
 		t.Errorf("%+v", got)
 	}
 	f.Drop(0)
-	if got := f.Decide(f.Rule(&p, standings(&s), now), 0); got != (Ruling{}) {
+	if got := f.Decide(f.Rule([]regions.Policy{p}, standings(&s), now), 0); got != (Ruling{}) {
 		t.Errorf("dropped: %+v", got)
+	}
+}
+
+// What slates leave behind that have grown is given back, and nobody's facts
+// are mixed up by it.
+func TestAFleetGivesBackWhatIsLeft(t *testing.T) {
+	p := policy(t, "trim: {require: {all: true}}")
+	f := NewFleet("a")
+	const slates = 2*perPage + 7
+	for size := range 40 {
+		for i := range slates {
+			s := slate(at("a"))
+			for k := range size {
+				s.Regions[0].Points = append(s.Regions[0].Points, at("a", uint64(1000*i+k)).Points...)
+				s.Pins = append(s.Pins, Pin{Kind: PinHold, ID: "h", Position: new(uint64(1000*i + 900 + k))})
+			}
+			if err := f.Put(i, &s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rule := f.Rule([]regions.Policy{p}, connectedTo("a"), now)
+		for i := range slates {
+			got := f.Decide(rule, i)
+			if got.Permit != (size > 0) || got.Permit && got.UpTo != uint64(1000*i+size-1) {
+				t.Fatalf("slate %d with %d restore points: %+v", i, size, got)
+			}
+		}
+	}
+	for _, page := range f.pages {
+		if has, uses := len(page.marks.all), 39*perPage; has > 3*uses {
+			t.Errorf("%d marks are kept where at most %d are used", has, uses)
+		}
+	}
+}
+
+func connectedTo(names ...string) (set []Standing) {
+	for _, n := range names {
+		set = append(set, Standing{n, catalog.Active, catalog.RegionConnected, true})
+	}
+	return set
+}
+
+// A region with more restore points than can be counted is as good as its
+// newest.
+func TestARegionWithVeryManyRestorePoints(t *testing.T) {
+	r := at("a")
+	for i := range 70_000 {
+		r.Points = append(r.Points, Point{ID: "x", Position: uint64(i), State: catalog.RestoreVerified, FirstSeen: now, VerifiedAt: now})
+	}
+	p := policy(t, "trim: {require: {all: true}}")
+	if got := is(Trim(p, slate(r, at("b", 80_000)), now)); got != "permit 69999 by a" {
+		t.Error(got)
 	}
 }
 
@@ -230,7 +292,7 @@ func TestDecidingAllocatesNothing(t *testing.T) {
 	if err := f.Put(0, &s); err != nil {
 		t.Fatal(err)
 	}
-	rule := f.Rule(&p, standings(&s), now)
+	rule := f.Rule([]regions.Policy{p}, standings(&s), now)
 	if n := testing.AllocsPerRun(100, func() {
 		if !f.Decide(rule, 0).Permit {
 			t.Error("it should be permitted")

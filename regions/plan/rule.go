@@ -42,11 +42,12 @@ func Stricter(a, b Ruling) Ruling {
 	}
 }
 
-// Rule is a policy at a moment, over a region set: what is the same for every
-// slate, worked out once. It is immutable.
+// Rule is what policies that select a slate say of it at a moment, over a region
+// set: all that is the same for every slate, worked out once. It is immutable.
 type Rule struct {
-	permits bool   // there is a policy to trim by
-	closed  string // why no window is open
+	others  []*Rule // of further policies: the strictest wins
+	permits bool    // there is a policy to trim by
+	closed  string  // why no window is open
 	asked   []asked
 	active  int      // how many of them are
 	absent  []string // required by name, and not asked
@@ -188,12 +189,24 @@ func (v *Ruling) because(x *account, code Codes, kind causeKind, of int) {
 	}
 }
 
-// decide is the rule: how far the history of a slate may be cut, or why not. x
-// may be nil.
+// strictest is the ruling of all policies together.
+func (r *Rule) strictest(f *facts) Ruling {
+	v := r.decide(f, nil)
+	for _, o := range r.others {
+		v = Stricter(v, o.decide(f, nil))
+	}
+	return v
+}
+
+// decide is the rule: how far the history of a slate may be cut, or why not, by
+// one policy. x may be nil.
 func (r *Rule) decide(f *facts, x *account) Ruling {
 	v := Ruling{Binding: -1}
 	if !r.permits {
 		v.Why = noPolicy
+		if r.closed != "" {
+			v.Why = windowClosed // of a policy that says no more than when
+		}
 		return v
 	}
 	if f.frozen {

@@ -347,7 +347,7 @@ func (w *world) again(v Verdict) {
 	if err := f.Put(0, &w.s); err != nil {
 		w.t.Fatal(err)
 	}
-	r := ruled{f.Decide(f.Rule(&w.p, standings(&w.s), w.now), 0), names}
+	r := ruled{f.Decide(f.Rule([]regions.Policy{w.p}, standings(&w.s), w.now), 0), names}
 	if r.line() != asRuling(v, r.Why) {
 		w.t.Errorf("Trim says %s, a fleet %s", asRuling(v, r.Why), r.line())
 	}

@@ -16,10 +16,7 @@ import (
 // index into policies; -1: no policy permits trimming.
 func Under(policies []regions.Policy, s Slate, now time.Time) (v Verdict, by int) {
 	by = -1
-	keep := 1
-	for i := range policies {
-		keep = max(keep, policies[i].RestorePoints.PerRegion)
-	}
+	_, keep := together(policies)
 	for i := range policies {
 		if policies[i].Trim == nil {
 			continue
@@ -44,15 +41,35 @@ func Under(policies []regions.Policy, s Slate, now time.Time) (v Verdict, by int
 		return Trim(regions.Policy{}, s, now), -1
 	}
 	for i := range policies {
-		if policies[i].Trim != nil {
-			continue // its windows were asked for
-		}
-		if open, why := policies[i].Open(regions.ActionTrim, now); !open {
+		if closed, why := onlyClosed(&policies[i], now); closed {
 			v.Action, v.UpTo, v.Binding, by = Wait, nil, "", i
 			v.Reasons = append(v.Reasons, reason(WindowClosed, "%s, by policy %s", why, policies[i].Name))
 		}
 	}
 	return v, by
+}
+
+// together are those of several policies that speak of trimming, and how many
+// restore points they keep, all of them together.
+func together(policies []regions.Policy) (speak []regions.Policy, keep int) {
+	keep = 1
+	for i := range policies {
+		keep = max(keep, policies[i].RestorePoints.PerRegion)
+		if policies[i].Trim != nil {
+			speak = append(speak, policies[i])
+		}
+	}
+	return speak, keep
+}
+
+// onlyClosed reports whether a policy says nothing of trimming but that it is
+// not the time for it.
+func onlyClosed(p *regions.Policy, now time.Time) (closed bool, why string) {
+	if p.Trim != nil {
+		return false, "" // its windows are asked for with the rest
+	}
+	open, why := p.Open(regions.ActionTrim, now)
+	return !open, why
 }
 
 // unsaid are the reasons that were not given yet.
