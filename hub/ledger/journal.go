@@ -210,9 +210,10 @@ func (j *Journal) adopt(ctx context.Context, w *slatedb.Writer) ([]state.Record,
 		case strings.HasPrefix(key, ownRows):
 			own[key] = slices.Clone(e.Value)
 		case strings.HasPrefix(key, auditRows):
+			// What is no entry is for `quarry audit --verify` to say.
 			n, err := state.AuditNumber(key)
 			if err != nil {
-				return nil, err
+				continue
 			}
 			if last = n; n > j.audit {
 				audits = append(audits, state.Record{Key: key, Value: slices.Clone(e.Value)})

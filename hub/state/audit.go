@@ -151,7 +151,7 @@ func (s *State) auditDeed(typ, by, why, about, what string) {
 func (s *State) replayAudit(rec Record) error {
 	n, err := AuditNumber(rec.Key)
 	if err != nil || n < s.audited.Number {
-		return err
+		return nil
 	}
 	e, err := DecodeAudit(rec.Value)
 	if err != nil {
