@@ -175,9 +175,12 @@ type listJSON struct {
 	Items       []json.RawMessage `json:"items"`
 	AsOf        any               `json:"as_of"`
 	Unreachable []string          `json:"unreachable"`
+	NotDeciding string            `json:"not_deciding,omitempty"`
 }
 
-func (l *answer) json() listJSON { return listJSON{l.Items, l.AsOf, orEmpty(l.Unreachable)} }
+func (l *answer) json() listJSON {
+	return listJSON{l.Items, l.AsOf, orEmpty(l.Unreachable), l.NotDeciding}
+}
 
 // list reads at most limit rows of a resource; 0: all.
 func (a *app) list(ctx context.Context, cl *apiclient.Client, resource string, q apiclient.Query, limit int) (*answer, error) {
@@ -275,6 +278,9 @@ func (a *app) printStale(answer apiclient.Freshness) {
 			old = "rows as of " + shortDuration(time.Duration(*f.AgeMS)*time.Millisecond) + " ago"
 		}
 		fmt.Fprintf(a.err, "region %s is %s: %s; see `quarry describe region %s`\n", name, f.State, old, name)
+	}
+	if answer.NotDeciding != "" {
+		fmt.Fprintf(a.err, "this hub is %s\n", answer.NotDeciding)
 	}
 }
 

@@ -75,10 +75,15 @@ func (l *jsonList) end(f apiclient.Freshness) error {
 	} else {
 		l.buf.WriteString("\n  ]")
 	}
-	for _, part := range []struct {
+	type part struct {
 		name  string
 		value any
-	}{{"as_of", f.AsOf}, {"unreachable", orEmpty(f.Unreachable)}} {
+	}
+	parts := []part{{"as_of", f.AsOf}, {"unreachable", orEmpty(f.Unreachable)}}
+	if f.NotDeciding != "" {
+		parts = append(parts, part{"not_deciding", f.NotDeciding})
+	}
+	for _, part := range parts {
 		fmt.Fprintf(&l.buf, ",\n  %q: ", part.name)
 		var b bytes.Buffer
 		e := json.NewEncoder(&b)

@@ -179,7 +179,7 @@ func runHub(ctx context.Context, cfg hubConfig, log *slog.Logger, ready func(web
 		return err
 	}
 	server = session.New(session.Options{Inbox: h, Log: log, Beat: cfg.Beat})
-	web, err := api.New(h, api.Options{Log: log, Version: buildVersion()})
+	web, err := api.New(h, api.Options{Log: log, Version: buildVersion(), Ledger: h})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/quarry-db/quarry/hub/ledger"
 	"github.com/quarry-db/quarry/hub/state"
@@ -46,6 +47,7 @@ func (h *Hub) openJournal(ctx context.Context) (err error) {
 			return fmt.Errorf("take the region set into the ledger: %w", err)
 		}
 	}
+	h.noteAudit()
 	return nil
 }
 
@@ -110,6 +112,7 @@ func (h *Hub) record(ctx context.Context, records []state.Record) error {
 		err = h.journal.Append(ctx, records)
 	}
 	if err == nil {
+		h.noteAudit()
 		return nil
 	}
 	h.stats.failures.Add(1)
@@ -163,6 +166,7 @@ func (h *Hub) reclaim(ctx context.Context) {
 			h.log.Error("the ledger cannot be replayed: nothing is decided; it is tried again", "error", err)
 		}
 	}
+	h.noteAudit()
 	h.log.Info("the ledger is open again", "term", h.journal.Term(), "found", len(changed))
 	h.tell()
 }
@@ -183,4 +187,26 @@ func (h *Hub) tend(ctx context.Context) {
 		h.reclaim(ctx)
 	}
 	h.tell()
+}
+
+// Audit reads the audit's records after a number from the ledger, in order.
+// Anybody may call it; it reads the store.
+func (h *Hub) Audit(ctx context.Context, after uint64) iter.Seq2[state.Record, error] {
+	return h.journal.Audit(ctx, after)
+}
+
+// AuditHead is the end of the audit as this hub made it durable. Anybody may
+// call it at any time.
+func (h *Hub) AuditHead() state.AuditHead {
+	if head := h.audited.Load(); head != nil {
+		return *head
+	}
+	return state.AuditHead{}
+}
+
+// noteAudit shows the end of the audit, which is durable now.
+func (h *Hub) noteAudit() {
+	if head := h.state.AuditHead(); head != h.AuditHead() {
+		h.audited.Store(&head)
+	}
 }

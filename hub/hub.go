@@ -78,6 +78,7 @@ type Hub struct {
 	deposed atomic.Pointer[error] // why this hub will not decide again; nil: it may
 
 	current atomic.Pointer[view.View]
+	audited atomic.Pointer[state.AuditHead] // what of the audit is durable
 	mu      sync.Mutex
 	newer   chan struct{} // closed when a newer view is published
 

@@ -52,6 +52,8 @@ type Options struct {
 	// Metrics is where the API's own metrics go and what /metrics shows; nil
 	// makes a registry of its own.
 	Metrics *prometheus.Registry
+	// Ledger is the hub's; nil: there is none, and nothing is said of it.
+	Ledger Ledger
 	// Now is the hub's clock; nil: time.Now.
 	Now func() time.Time
 	// Hosts are names besides loopback ones that a request may be addressed

@@ -34,7 +34,9 @@ type fleet struct {
 	news     chan struct{}
 	accepted []string
 	forgot   []string
-	ruler    *state.State // what people decided, by the real rules
+	ruler    *state.State   // what people decided, by the real rules
+	trail    []state.Record // its audit
+	idle     error          // why it decides nothing
 }
 
 func newFleet() *fleet {
@@ -145,6 +147,7 @@ func (f *fleet) Do(_ context.Context, c state.Command) error {
 	if r.Err != nil {
 		return r.Err
 	}
+	f.record(r.Records)
 	f.change(func(b *view.Builder) {
 		b.SetRules(v.Rules(), slices.Collect(v.Policies()), slices.Collect(v.Holds()), slices.Collect(v.Freezes()))
 		for row := range v.Regions() {
@@ -165,7 +168,7 @@ func (f *fleet) clock() time.Time {
 // serve gives the API over the fleet and a server of it.
 func serve(t *testing.T, f *fleet, o Options) (*API, *httptest.Server) {
 	t.Helper()
-	o.Now = f.clock
+	o.Now, o.Ledger = f.clock, f
 	o.Settle = or(o.Settle, time.Millisecond)
 	a, err := New(f, o)
 	if err != nil {

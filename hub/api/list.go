@@ -144,6 +144,7 @@ func (c *call) summarizeRows(res *resource, v *view.View, src query.Source) erro
 type freshness struct {
 	asOf        map[string]catalog.Freshness
 	unreachable []string
+	idle        string // why the hub does not decide; empty: it does
 }
 
 // freshness says how current the regions are that an answer covers, and
@@ -156,6 +157,7 @@ func (c *call) freshness(res *resource, v *view.View, f *query.Filter, now time.
 		}
 	}
 	out := freshAt(v, now, only)
+	out.idle = c.idle()
 	limit := c.query.Get("require_fresh")
 	if limit == "" {
 		return out, nil
@@ -232,6 +234,9 @@ func (f freshness) append(dst []byte) []byte {
 	}
 	dst = append(append(dst, `,"as_of":`...), asOf...)
 	dst = append(append(dst, `,"unreachable":`...), off...)
+	if f.idle != "" {
+		dst = append(append(dst, `,"not_deciding":`...), jsonText(f.idle)...)
+	}
 	return append(dst, '}')
 }
 

@@ -29,6 +29,7 @@ func envelope(props schema) schema {
 	}
 	props["as_of"] = schema{"type": "object", "additionalProperties": ref("Freshness"), "description": "How current each region is that the answer covers."}
 	props["unreachable"] = schema{"type": "array", "items": schema{"type": "string"}, "description": "Those of them whose rows may be out of date."}
+	props["not_deciding"] = str("Why this hub decides nothing, as when another one has its ledger; absent: it decides.")
 	required = append(required, "as_of", "unreachable")
 	slices.Sort(required)
 	return schema{"type": "object", "properties": props, "required": required}
@@ -41,7 +42,7 @@ func document(ops []*operation) ([]byte, error) {
 		addShape(schemas, r.typ.Shape)
 	}
 	for _, t := range []*query.Type{
-		doneType, forgetType, documentsType, appliedType, whyType, scopeType, joinType, explainedType, testedType, query.TypeOf[Problem]("problems", nil, "code"),
+		doneType, forgetType, documentsType, appliedType, whyType, scopeType, joinType, explainedType, testedType, auditRowType, auditHeadType, auditProblemType, query.TypeOf[Problem]("problems", nil, "code"),
 		query.TypeOf[catalog.Freshness]("freshness", values, "state"),
 	} {
 		addShape(schemas, t.Shape)

@@ -137,6 +137,10 @@ func TestEveryOperationAnswersAsDocumented(t *testing.T) {
 	check("join_region", "POST", "/v1/regions/ap:join", `{"as":"active"}`)
 	check("join_region", "POST", "/v1/regions/ap:join", `{"as":"king"}`)
 	check("retire_region", "POST", "/v1/regions/ap:retire", `{}`)
+	check("list_audit", "GET", "/v1/audit?after=1&since=1h&page_size=2", "")
+	check("list_audit", "GET", "/v1/audit?since=soon", "")
+	check("verify_audit", "GET", "/v1/audit:verify", "")
+	check("verify_audit", "GET", "/v1/audit:verify?head=1:2", "")
 	for _, id := range []string{"openapi", "livez", "readyz", "metrics"} {
 		for path, item := range doc.Paths.Map() {
 			if item.Get != nil && item.Get.OperationID == id {

@@ -71,6 +71,7 @@ func operations() []*operation {
 	ops = append(ops, eventOperations(eventRows())...)
 	ops = append(ops, actions()...)
 	ops = append(ops, ruleOperations()...)
+	ops = append(ops, auditOperations()...)
 	ops = append(ops, service()...)
 	for _, op := range ops {
 		op.prefix, op.suffix, op.named = strings.Cut(op.path, "{name}")

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 
+	"github.com/quarry-db/quarry/hub/ledger"
 	"github.com/quarry-db/quarry/hub/query"
 	"github.com/quarry-db/quarry/hub/state"
 )
@@ -61,6 +62,7 @@ const (
 	CodeTooMany         = "too-many-watchers"
 	CodeNotReady        = "not-ready"
 	CodeTimeout         = "timed-out"
+	CodeNotDeciding     = "not-deciding"
 	CodeInternal        = "internal"
 	CodeRejected        = "policy-rejected"
 	CodeLineages        = "several-lineages"
@@ -88,6 +90,7 @@ var titles = map[string]string{
 	CodeTooMany:         "Too many streams are open",
 	CodeNotReady:        "The hub has not loaded its view yet",
 	CodeTimeout:         "The hub did not answer in time",
+	CodeNotDeciding:     "This hub does not decide",
 	CodeInternal:        "The hub failed",
 	CodeRejected:        "The documents are refused as a whole",
 	CodeLineages:        "The name means several databases",
@@ -118,6 +121,8 @@ func (a *API) asProblem(r *http.Request, err error) *Problem {
 		return problem(http.StatusConflict, CodeNothingToAccept, "", "", "%v", err)
 	case errors.Is(err, state.ErrNotMissing):
 		return problem(http.StatusConflict, CodeNotMissing, "", "", "%v", err)
+	case errors.Is(err, ledger.ErrNotDeciding), errors.Is(err, ledger.ErrUnknown):
+		return problem(http.StatusServiceUnavailable, CodeNotDeciding, "", "nothing was done, unless it says that this is not known", "%v", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), r.Context().Err() != nil:
 		return problem(http.StatusServiceUnavailable, CodeTimeout, "", "try again", "%v", err)
 	}

@@ -50,11 +50,20 @@ func (c *call) ready() error {
 	if v == nil {
 		return notReady()
 	}
+	// A hub that does not decide answers questions all the same.
+	idle := c.idle()
 	if !c.query.Has("verbose") {
+		if idle != "" {
+			return c.plain("ok\n" + idle + "\n")
+		}
 		return c.plain("ok\n")
 	}
+	decides := "[+] deciding\n"
+	if idle != "" {
+		decides = "[-] " + idle + "\n"
+	}
 	all, off := len(v.AsOf()), len(v.Unreachable())
-	return c.plain(fmt.Sprintf("[+] view: loaded, seq %d of %s\n[+] regions: %d, of which %d cannot be reached\nok\n", v.Seq(), v.At().UTC().Format("2006-01-02T15:04:05Z"), all, off))
+	return c.plain(fmt.Sprintf("[+] view: loaded, seq %d of %s\n[+] regions: %d, of which %d cannot be reached\n%sok\n", v.Seq(), v.At().UTC().Format("2006-01-02T15:04:05Z"), all, off, decides))
 }
 
 var _ http.Handler = (*API)(nil)

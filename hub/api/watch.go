@@ -175,6 +175,7 @@ func appendKey(dst []byte, key string, end byte) []byte {
 
 func (w *watcher) bookmark() error {
 	fresh := freshAt(w.c.src.View(), w.c.o.Now(), nil)
+	fresh.idle = w.c.idle()
 	b := fresh.object()
 	w.event("bookmark", b)
 	w.sent = w.seq

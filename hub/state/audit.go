@@ -165,9 +165,9 @@ func (s *State) replayAudit(rec Record) error {
 
 // AuditProblem is what is wrong with a copy of the audit.
 type AuditProblem struct {
-	Number uint64 `json:"number"` // the entry
-	What   string `json:"what"`   // edited, missing, swapped or unreadable
-	Text   string `json:"text"`   // a sentence
+	Number uint64 `json:"number" doc:"The entry."`
+	What   string `json:"what" doc:"edited, missing, swapped or unreadable."`
+	Text   string `json:"text" doc:"A sentence."`
 }
 
 // AuditReport is what [VerifyAudit] found.

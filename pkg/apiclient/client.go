@@ -106,6 +106,8 @@ func New(hub string, o Options) (*Client, error) {
 type Freshness struct {
 	AsOf        map[string]catalog.Freshness `json:"as_of"`
 	Unreachable []string                     `json:"unreachable"`
+	// NotDeciding says why this hub decides nothing; empty: it decides.
+	NotDeciding string `json:"not_deciding,omitempty"`
 }
 
 // Query is what is asked of a list. The zero value asks for everything.
