@@ -62,7 +62,7 @@ func Frugal(perHour float64) (ttl, every time.Duration) {
 
 // steady is about what the duty asks of the bucket in an hour with the
 // defaults, when there is something to write every time.
-const steady = 2000
+const steady = 2500
 
 // Duty contends for the region duty and does it.
 type Duty struct {

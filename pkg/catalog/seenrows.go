@@ -221,14 +221,15 @@ func ReadRow(r Row) (any, error) {
 	if err := json.Unmarshal(r.Value, into); err != nil {
 		return nil, fmt.Errorf("row %q: %w: %w", r.Path, err, ErrInvalid)
 	}
-	if why := amiss(into, name); why != "" {
+	if why := amiss(into, r.Path, name); why != "" {
 		return nil, fmt.Errorf("row %q: %s: %w", r.Path, why, ErrInvalid)
 	}
 	return into, nil
 }
 
-// amiss says what is wrong with a row below the name of a slate.
-func amiss(row any, slate string) string {
+// amiss says what is wrong with a row at path, which is of a slate unless it is
+// of a permit or a tombstone.
+func amiss(row any, path, slate string) string {
 	said := slate
 	switch x := row.(type) {
 	case *PlacementRow:
@@ -255,12 +256,12 @@ func amiss(row any, slate string) string {
 			return "no checkpoint"
 		}
 	case *PermitRow:
-		if x.Slate == "" || x.Incarnation == "" {
-			return "no slate or no incarnation"
+		if x.Slate == "" || x.Incarnation == "" || PermitPath(x.Slate) != path {
+			return fmt.Sprintf("it permits %q of %q", x.Incarnation, x.Slate)
 		}
 	case *TombstoneRow:
-		if x.Slate == "" || x.Incarnation == "" {
-			return "no slate or no incarnation"
+		if x.Slate == "" || x.Incarnation == "" || TombstonePath(x.Slate, x.Incarnation) != path {
+			return fmt.Sprintf("it is of %q of %q", x.Incarnation, x.Slate)
 		}
 	}
 	if said != slate {
