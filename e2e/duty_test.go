@@ -314,6 +314,14 @@ func TestOD5_TheSecondAgentFencesTheFirstWhichStandsByThen(t *testing.T) {
 	eventually(t, 20*time.Second, "the first takes the duty", taken(first, 1))
 	r.drop("a")
 	eventually(t, 40*time.Second, "the first folds", folded(1))
+	// Fenced while nobody has claimed the duty after it: the first gets no
+	// write in, leaves its write loop, and opens the catalog anew.
+	must(t, nil, "slatedb", "fence", "--bucket", r.url(), ".quarry/catalog", "--yes")
+	r.drop("fenced")
+	eventually(t, 40*time.Second, "the first folds after it was fenced", folded(1))
+	if log := first.log.String(); !strings.Contains(log, "the catalog cannot be written") || strings.Contains(log, "region duty lost") {
+		t.Errorf("a fenced write went unsaid, or cost the duty:\n%s", first.log.tail(2000))
+	}
 	second := r.fighter("eu-2", "1s")
 	time.Sleep(3 * time.Second)
 	if strings.Contains(second.log.String(), "region duty taken") {

@@ -104,3 +104,39 @@ func TestARegistrationThatIsOnlyInTheCatalogsWALIsSeen(t *testing.T) {
 		}
 	})
 }
+
+// The process that writes the catalog is told what is declared in it and never
+// reads it. Others read it rarely when it goes on moving and nothing is declared:
+// its rows of placements move all the time.
+func TestTheCatalogIsReadRarelyAndNotByItsWriter(t *testing.T) {
+	for _, keeping := range []bool{true, false} {
+		story(t, func(t *testing.T, r *region) {
+			r.put("0.17.0/fresh/db", "dbs/a")
+			c := r.catalogSlate()
+			defer c.Abandon()
+			r.o.Keeping = func() bool { return keeping }
+			defer r.start()()
+			wait(time.Minute)
+			before := r.b.Requests()
+			for range 60 {
+				if _, err := c.Put(t.Context(), []byte("\x51\x01slate/dbs%2Fa/placement"), []byte("{}")); err != nil {
+					t.Fatal(err)
+				}
+				wait(time.Minute)
+			}
+			// A HEAD asks whether the catalog's WAL went on, and nothing else.
+			spent := r.b.Requests().Since(before)
+			t.Logf("keeping %v: %+v in an hour", keeping, spent)
+			if keeping && spent.Head > 0 || !keeping && (spent.Head == 0 || spent.Head > 12) {
+				t.Errorf("keeping %v: %d looks at the catalog in an hour", keeping, spent.Head)
+			}
+			if _, err := c.Put(t.Context(), row("orders"), registrationOf("orders", "dbs/a")); err != nil {
+				t.Fatal(err)
+			}
+			wait(12 * time.Minute)
+			if got := r.hub.sight(t, "dbs/a").Slate; (got == "orders") == keeping {
+				t.Errorf("keeping %v: dbs/a is called %q", keeping, got)
+			}
+		})
+	}
+}
