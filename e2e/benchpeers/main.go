@@ -39,6 +39,7 @@ type options struct {
 	out     string
 	docs    string
 	command string
+	decide  int
 }
 
 // Report is one run at one size.
@@ -88,8 +89,12 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.kubeN, "crd-objects", 2000, "placements in the API server, which takes no more in this time")
 	flag.StringVar(&o.out, "out", "", "folder for results-SIZE.json")
 	flag.StringVar(&o.docs, "docs", "", "rewrite the measured part of this page, and the pictures beside it, from all results in --out")
+	flag.IntVar(&o.decide, "decide", 0, "only the rule for trimming, over so many slates in four regions, and the same as SQL")
 	renderOnly := flag.Bool("render", false, "measure nothing; rewrite --docs")
 	flag.Parse()
+	if o.decide > 0 {
+		return measureDecide(ctx, o)
+	}
 	for s := range strings.SplitSeq(sizes, ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(s))
 		if err != nil || n < 1000 || n > 2_000_000 {
