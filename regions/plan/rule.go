@@ -318,8 +318,11 @@ func (r *Rule) agreed(f *facts, x *account, v *Ruling, b *bound) bool {
 			v.because(x, noArchive, ofAbsent, i)
 		}
 	}
-	var room [16]ranked
-	top := room[:0] // active ones that have archived, highest first
+	var top []ranked // active ones that have archived, highest first
+	if !r.all {
+		var room [16]ranked
+		top = room[:0]
+	}
 	lowest := uint64(math.MaxUint64)
 	for i := range r.asked {
 		a := &r.asked[i]
