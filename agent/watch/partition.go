@@ -208,7 +208,7 @@ func (p *partition) upkeep(ctx context.Context) (time.Duration, error) {
 	if seen != catalog.SeenLive && seen != catalog.SeenUnreadable {
 		return listEvery, nil
 	}
-	if age := time.Since(p.verifiedAt); !moved.After(p.verifiedAt) && age < verifyEvery {
+	if age := time.Since(p.verifiedAt); !moved.After(p.verifiedAt) && age < verifyEvery && !p.anew.Load() {
 		return verifyEvery - age, nil
 	}
 	began := time.Now()

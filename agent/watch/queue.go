@@ -18,6 +18,9 @@ type task struct {
 	at      int // place in the heap, -1: not in it
 	running bool
 	hurried bool // while it was running
+	// waiting are told when a run that begins from now on has ended, serving
+	// when the one under way has.
+	waiting, serving []chan struct{}
 }
 
 // queue runs tasks when they are due, the longest overdue first: when there is
@@ -52,6 +55,17 @@ func (q *queue) hurry(t *task) {
 		heap.Fix(&q.tasks, t.at)
 		q.poke()
 	}
+}
+
+// ask makes a task due now, and gives what is closed when a run that began after
+// the call has ended. A task that has left the queue never has one.
+func (q *queue) ask(t *task) <-chan struct{} {
+	served := make(chan struct{})
+	q.mu.Lock()
+	t.waiting = append(t.waiting, served)
+	q.mu.Unlock()
+	q.hurry(t)
+	return served
 }
 
 func (q *queue) poke() {
@@ -121,6 +135,7 @@ func (q *queue) next() (*task, time.Duration) {
 	}
 	t := heap.Pop(&q.tasks).(*task)
 	t.running, t.hurried = true, false
+	t.serving, t.waiting = t.waiting, nil
 	q.late = time.Since(t.due)
 	return t, 0
 }
@@ -129,6 +144,10 @@ func (q *queue) done(t *task, after time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	t.running = false
+	for _, served := range t.serving {
+		close(served)
+	}
+	t.serving = nil
 	if after < 0 {
 		return
 	}

@@ -50,6 +50,7 @@ type slate struct {
 	awaited              atomic.Bool // its lease was touched: it is about to move
 	headless             atomic.Bool // what makes it what it is is gone, other things are there
 	stopped              atomic.Bool // it is no longer followed
+	anew                 atomic.Bool // somebody is about to act: verify everything, whenever that was last done
 
 	// The look's own.
 	movedAt  time.Time
@@ -66,6 +67,7 @@ type slate struct {
 	identity identity                        // Incarnation is empty: none yet
 	kept     bool
 	observed observation
+	answers  answers
 }
 
 // observation is what was last recorded of an identity.
@@ -99,6 +101,7 @@ func (s *slate) doLook(ctx context.Context) time.Duration {
 	s.full = hinted
 	quiet := !hinted && time.Since(s.movedAt) > quietAfter*s.w.o.Poll
 	moved, err := s.look(ctx, quiet)
+	s.answered(func(a *answers) { a.look = err })
 	switch {
 	case ctx.Err() != nil:
 		return time.Hour
@@ -134,6 +137,7 @@ func (s *slate) doUpkeep(ctx context.Context) time.Duration {
 		return -1
 	}
 	again, err := s.upkeep(ctx)
+	s.answered(func(a *answers) { a.upkeep = err })
 	if err == nil {
 		err = s.record(ctx)
 	}

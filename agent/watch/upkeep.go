@@ -343,7 +343,7 @@ func (d *database) keepPoints(ctx context.Context, checkpoints []manifest.Checkp
 	d.mu.Unlock()
 	age := time.Since(c.verifiedAt)
 	cured := len(c.verifyNotes) > 0 && moved.After(c.verifiedAt) && age >= verifyAgain
-	if fresh || cured || len(c.holds) > 0 && age >= verifyEvery {
+	if anew := d.anew.Load(); fresh || cured || len(c.holds) > 0 && (anew || age >= verifyEvery) {
 		if err := d.verify(ctx); err != nil {
 			return err
 		}
@@ -352,6 +352,7 @@ func (d *database) keepPoints(ctx context.Context, checkpoints []manifest.Checkp
 		c.verifyNotes = nil
 	}
 	d.tellPoints(checkpoints)
+	d.anew.Store(false)
 	return nil
 }
 
