@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/quarry-db/quarry/agent/duty"
+	"github.com/quarry-db/quarry/agent/execute"
 	"github.com/quarry-db/quarry/agent/report"
 	"github.com/quarry-db/quarry/agent/watch"
 	"github.com/quarry-db/quarry/pkg/bucket"
@@ -80,6 +81,12 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	doing := cfg.execution(cfg.Cluster+" "+identity(started), func() bool { return onDuty.Keeping() && to.identified.Load() })
+	doing.Log = log
+	executor, err := execute.New(b, w, r, doing)
+	if err != nil {
+		return err
+	}
 	var port *status
 	if cfg.Status != "" {
 		if port, err = listen(ctx, cfg.Status); err != nil {
@@ -100,6 +107,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		}
 		return onDuty.Run(ctx)
 	})
+	g.Go(func() error { return executor.Run(ctx) })
 	if port != nil {
 		g.Go(func() error { return port.run(ctx) })
 	}

@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/quarry-db/quarry/agent/execute"
 	"github.com/quarry-db/quarry/agent/watch"
 	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/pkg/slatedb"
@@ -43,6 +45,13 @@ type Config struct {
 	// Status is where the status port listens: a loopback host:port or
 	// unix:/path; "": nowhere.
 	Status string `yaml:"status"`
+
+	// Allow are the verbs that the agent carries out at the hub's word; nil:
+	// catalog.DefaultVerbs. None: it only looks.
+	Allow []string `yaml:"allow"`
+	// Ledger is the UUID of a hub's ledger that the region obeys from now on; "":
+	// the one that its bucket is pinned to, or the first that decides.
+	Ledger string `yaml:"ledger"`
 
 	// Version of the program, for people.
 	Version string `yaml:"-"`
@@ -94,11 +103,37 @@ func (c *Config) Validate() error {
 			return &FieldError{"status", c.Status, err.Error()}
 		}
 	}
+	for _, v := range c.Allow {
+		do := c.execution("", nil)
+		do.Allow = []catalog.Verb{catalog.Verb(v)}
+		if err := do.Validate(); err != nil {
+			return &FieldError{"allow", v, err.Error()}
+		}
+	}
+	do := c.execution("", nil)
+	if err := do.Validate(); err != nil {
+		return &FieldError{"ledger", c.Ledger, err.Error()}
+	}
 	o := watch.Options{Region: c.Region, Exclude: c.Exclude}
 	if err := o.Validate(); err != nil {
 		return &FieldError{"exclude", strings.Join(c.Exclude, ","), err.Error()}
 	}
 	return nil
+}
+
+// execution says what the agent does at the hub's word.
+func (c *Config) execution(holder string, onDuty func() bool) execute.Options {
+	o := execute.Options{Region: c.Region, Holder: cmp.Or(holder, "nobody"), OnDuty: onDuty, Prefixes: c.Discover, Ledger: c.Ledger}
+	if onDuty == nil {
+		o.OnDuty = func() bool { return false }
+	}
+	if c.Allow != nil {
+		o.Allow = []catalog.Verb{}
+	}
+	for _, v := range c.Allow {
+		o.Allow = append(o.Allow, catalog.Verb(v))
+	}
+	return o
 }
 
 func checkWord(s string) string {

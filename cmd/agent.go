@@ -27,8 +27,12 @@ func newAgent(a *app) *cobra.Command {
 		Use:   "agent --region R --cluster C --bucket URL --discover PREFIX --hub HOST:PORT",
 		Short: "Run the agent of one region: watch its bucket, tell the hub",
 		Long: `The agent reads its region's bucket and reports what it sees to the hub, over one stream
-that it opens itself; it listens on nothing. It writes nothing outside .quarry/, and without
-the right to write there it still gives the whole inventory and says what it cannot keep.
+that it opens itself; it listens on nothing. Of itself it writes nothing outside .quarry/, and
+without the right to write there it still gives the whole inventory and says what it cannot keep.
+
+--allow lists what it does at the hub's word, below the prefixes of --discover and never more
+than its own bucket bears out; --allow "" is nothing. See docs/permissions.md for the rights that
+each verb needs.
 
 --discover names the prefixes in which slates are looked for; --discover "" is the whole
 bucket. --budget bounds what it may ask of the bucket.`,
@@ -59,6 +63,8 @@ bucket. --budget bounds what it may ask of the bucket.`,
 			override(set("duty-ttl"), &cfg.DutyTTL, flags.DutyTTL)
 			override(set("in-use"), &cfg.InUse, flags.InUse)
 			override(set("status"), &cfg.Status, flags.Status)
+			override(set("allow"), &cfg.Allow, flags.Allow)
+			override(set("ledger"), &cfg.Ledger, flags.Ledger)
 			override(set("log-level"), &cfg.LogLevel, logs.level)
 			override(set("log-format"), &cfg.LogFormat, logs.format)
 			if err := cfg.Validate(); err != nil {
@@ -104,6 +110,8 @@ bucket. --budget bounds what it may ask of the bucket.`,
 	f.DurationVar(&flags.DutyTTL, "duty-ttl", 0, "after how long without a beat others take over the region duty; 0: 30s, longer with a small budget")
 	f.StringSliceVar(&flags.InUse, "in-use", nil, "SlateDB releases that open the databases here, such as 0.12.1,0.17.0: what they cannot open or would damage is a finding")
 	f.StringVar(&flags.Status, "status", "", "loopback host:port or unix:/path for /livez, /status and POST /hint; empty: none")
+	f.StringSliceVar(&flags.Allow, "allow", nil, "verbs to carry out; unless given hold,release,permit,withdraw,verify,resync,freeze,thaw")
+	f.StringVar(&flags.Ledger, "ledger", "", "UUID of the hub's ledger to obey from now on, in place of the one that the bucket is pinned to")
 	logs.register(f)
 	return c
 }

@@ -38,9 +38,9 @@ type task struct {
 
 func (t *task) over() bool { return !time.Now().Before(t.deadline) }
 
-func (t *task) backoff() time.Duration {
+func (e *Executor) backoff(t *task) time.Duration {
 	t.tries++
-	return min(tryAgain<<min(t.tries-1, 8), tryMost)
+	return min(e.pause<<min(t.tries-1, 8), tryMost)
 }
 
 func (t *task) outcome(state catalog.OutcomeState, why ...catalog.Reason) catalog.Outcome {
@@ -161,7 +161,7 @@ func isRefusal(err error) bool {
 // again sorts what went wrong by what is to be done now.
 func (e *Executor) again(ctx context.Context, t *task, err error) (*catalog.Outcome, time.Duration) {
 	if ctx.Err() != nil && !t.over() {
-		return nil, tryAgain // the process ends, or it took too long; the journal knows
+		return nil, e.pause // the process ends, or it took too long; the journal knows
 	}
 	no, isNo := errors.AsType[*refusal](err)
 	later, isLater := errors.AsType[*wait](err)
@@ -181,10 +181,10 @@ func (e *Executor) again(ctx context.Context, t *task, err error) (*catalog.Outc
 	case !errors.Is(err, errOver):
 		r := because(catalog.CodeStore, "%v", err)
 		t.why = &r
-		e.log.Debug("carried out later", "decision", t.d.ID, "error", err)
+		e.log.Debug("carried out later", "decision", t.d.ID, "verb", t.d.Verb, "slate", t.d.Slate, "error", err)
 	}
 	if !t.over() && !errors.Is(err, errOver) {
-		return nil, min(t.backoff(), max(time.Until(t.deadline), 10*time.Millisecond))
+		return nil, min(e.backoff(t), max(time.Until(t.deadline), 10*time.Millisecond))
 	}
 	why := []catalog.Reason{because(catalog.CodeExpired, "its time is over")}
 	if t.why != nil {

@@ -120,6 +120,8 @@ type Executor struct {
 	tasks  []*task // in the order in which they came
 
 	said string // the last complaint
+
+	pause time.Duration // after the store failed, doubled up to tryMost
 }
 
 // New makes an executor over the region's bucket. It starts nothing.
@@ -127,7 +129,7 @@ func New(b *bucket.Bucket, eyes Eyes, hub Hub, o Options) (*Executor, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	return &Executor{b: b, eyes: eyes, hub: hub, o: o, log: o.Log.With("region", o.Region)}, nil
+	return &Executor{b: b, eyes: eyes, hub: hub, o: o, log: o.Log.With("region", o.Region), pause: tryAgain}, nil
 }
 
 const (
@@ -184,7 +186,7 @@ func (e *Executor) step(ctx context.Context) time.Duration {
 	if !e.loaded {
 		if err := e.load(ctx); err != nil {
 			e.complain("the journal cannot be read; nothing is carried out", err)
-			return tryAgain
+			return e.pause
 		}
 		e.loaded = true
 	}
@@ -239,7 +241,7 @@ func (e *Executor) attend(ctx context.Context, t *task) time.Duration {
 			return 0
 		case err != nil:
 			e.complain("a decision cannot be written down", err)
-			return t.backoff()
+			return e.backoff(t)
 		}
 		t.tries = 0
 	}
@@ -253,7 +255,7 @@ func (e *Executor) attend(ctx context.Context, t *task) time.Duration {
 	kept, err := e.conclude(ctx, t, *o)
 	if err != nil {
 		e.complain("an outcome cannot be written down", err)
-		return t.backoff()
+		return e.backoff(t)
 	}
 	t.ended = true
 	e.said = ""

@@ -72,7 +72,11 @@ func (e *Executor) hold(t *task) work {
 		}
 		return find(ctx)
 	}
-	measure := func(ctx context.Context) error {
+	measure := func(ctx context.Context) (err error) {
+		// The eyes have to see the new checkpoint first.
+		if t.sight, err = e.meant(ctx, t); err != nil {
+			return err
+		}
 		points, err := e.points(ctx, &t.sight)
 		if err != nil {
 			return err
@@ -139,8 +143,16 @@ func (e *Executor) hold(t *task) work {
 			reaction.Do("let go of the old one", quiet(letGo)),
 		},
 		observe: func(ctx context.Context) error {
-			if err := find(ctx); err != nil || d.Parameters.Replaces == "" {
+			if err := find(ctx); err != nil {
 				return err
+			}
+			if t.saw.Position == nil { // by a process that was killed, it was made
+				if err := measure(ctx); err != nil {
+					return err
+				}
+			}
+			if d.Parameters.Replaces == "" {
+				return nil
 			}
 			if _, there, err := e.ours(ctx, t, d.Parameters.Replaces); err != nil {
 				return err

@@ -58,6 +58,9 @@ func (w *Watcher) Points(ctx context.Context, root string) ([]catalog.RestorePoi
 		return nil, fmt.Errorf("%s: no slate is followed there: %w", root, fs.ErrNotExist)
 	}
 	for s.anew.Store(true); s.anew.Load(); {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("verify %s: %w", root, ctx.Err())
+		}
 		if err := s.await(ctx, w.tending, s.upkeepTask); err != nil {
 			return nil, err
 		}

@@ -258,6 +258,7 @@ func (p *partition) upkeep(ctx context.Context) (time.Duration, error) {
 	}
 	p.setPoints(of, points, "the pointer no longer lists it")
 	p.setFindings(found)
+	p.anew.Store(false)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.sight.Incarnation == of { // findings first: see [catalog.Sighting].ListedAt
