@@ -37,10 +37,30 @@ type seat struct {
 	at     time.Duration // since the keeper opened: when it was last written
 }
 
-// kept is a row of the catalog as it was last written or read.
+// kept is a row of the catalog as it was last written or read. Its path is what
+// follows that of the seat, so that ten thousand of them take little memory, or
+// whole, beginning with slate/, when it lies elsewhere.
 type kept struct {
 	path string
 	sum  uint64
+}
+
+// under is the path that the seat's own rows begin with.
+func (t *seat) under() string {
+	if t.beside {
+		return catalog.BesidePath(t.slate)
+	}
+	return catalog.SlatePath(t.slate)
+}
+
+// abroad writes the paths of the seat's rows out, before it moves.
+func (t *seat) abroad() {
+	under := t.under()
+	for i, k := range t.rows {
+		if !strings.HasPrefix(k.path, "slate/") {
+			t.rows[i].path = under + k.path
+		}
+	}
 }
 
 // held is the row of a lease.
@@ -266,44 +286,42 @@ func (s *seats) reseat(ctx context.Context, c *changes, root string, complete bo
 		t = &seat{}
 		s.roots[root] = t
 	}
-	under := s.under(t, root, sight.Slate)
-	want := map[string]any{}
-	for rest, row := range catalog.SightRows(sight) {
-		want[under+rest] = row
-	}
-	place := under + catalog.PlacementBranch
+	s.move(t, root, sight.Slate)
+	under, want := t.under(), catalog.SightRows(sight)
 	still := sumOf(catalog.Still(sight))
 	sums := make(map[string]uint64, len(t.rows))
-	for _, k := range t.rows {
-		sums[k.path] = k.sum
+	for i, k := range t.rows {
+		// Of what lies elsewhere some may be where the seat is now.
+		t.rows[i].path = strings.TrimPrefix(k.path, under)
+		sums[t.rows[i].path] = k.sum
 	}
-	if was, known := sums[place]; known && still == t.still && t.at > 0 && now-t.at < moveEvery*s.every && len(want) == len(t.rows) {
+	if was, known := sums[catalog.PlacementBranch]; known && still == t.still && t.at > 0 && now-t.at < moveEvery*s.every && len(want) == len(t.rows) {
 		same := true
-		for path, row := range want {
-			sum, known := sums[path]
-			same = same && known && (path == place || sum == sumOf(row))
+		for rest, row := range want {
+			sum, known := sums[rest]
+			same = same && known && (rest == catalog.PlacementBranch || sum == sumOf(row))
 		}
 		if same {
-			if sumOf(want[place]) != was {
+			if sumOf(want[catalog.PlacementBranch]) != was {
 				s.later[root] = struct{}{}
 			}
 			return nil
 		}
 	}
-	var rows []kept
-	for path, row := range want {
-		if c.strange[path] {
+	rows := make([]kept, 0, len(want))
+	for rest, row := range want {
+		if c.strange[under+rest] {
 			continue
 		}
 		sum := sumOf(row)
-		rows = append(rows, kept{path, sum})
-		if was, known := sums[path]; known && was == sum {
+		rows = append(rows, kept{rest, sum})
+		if was, known := sums[rest]; known && was == sum {
 			continue
 		}
-		if err := c.put(path, row); err != nil {
+		if err := c.put(under+rest, row); err != nil {
 			return err
 		}
-		if path == place {
+		if rest == catalog.PlacementBranch {
 			t.at = max(now, 1)
 		}
 	}
@@ -311,9 +329,13 @@ func (s *seats) reseat(ctx context.Context, c *changes, root string, complete bo
 		if _, still := want[k.path]; still {
 			continue
 		}
-		if sight.Seen != catalog.SeenLive && !strings.HasSuffix(k.path, "/"+catalog.PlacementBranch) {
+		elsewhere := strings.HasPrefix(k.path, "slate/")
+		if sight.Seen != catalog.SeenLive && !(elsewhere && strings.HasSuffix(k.path, "/"+catalog.PlacementBranch)) {
 			rows = append(rows, k)
 			continue
+		}
+		if !elsewhere {
+			k.path = under + k.path
 		}
 		c.remove(k.path)
 	}
@@ -323,11 +345,7 @@ func (s *seats) reseat(ctx context.Context, c *changes, root string, complete bo
 
 // before is the placement as the catalog has it; nil: it has none.
 func (s *seats) before(ctx context.Context, read func() *slatedb.Reader, t *seat) (*catalog.Sighting, error) {
-	under := catalog.SlatePath(t.slate)
-	if t.beside {
-		under = catalog.BesidePath(t.slate)
-	}
-	key := catalog.Row{Path: under + catalog.PlacementBranch}.Key()
+	key := catalog.Row{Path: t.under() + catalog.PlacementBranch}.Key()
 	e, err := read().Get(ctx, key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -346,33 +364,33 @@ func (s *seats) before(ctx context.Context, read func() *slatedb.Reader, t *seat
 	return nil, nil
 }
 
-// under says below which path the rows of a root lie. Two roots have one name
-// when an owner gave to one the name that is the other's key: the registered one
-// takes the name's place, the other one's rows lie beside.
-func (s *seats) under(t *seat, root, slate string) string {
+// move says what the slate at a root is called, and so where its rows lie. Two
+// roots have one name when an owner gave to one the name that is the other's
+// key: the registered one takes the name's place, the other one's rows lie
+// beside.
+func (s *seats) move(t *seat, root, slate string) {
 	if old := t.slate; old != slate && s.named[old] == root {
 		delete(s.named, old)
 		s.again(old) // the name's place is free
 	}
-	t.slate, t.beside = slate, false
-	if slate == root {
-		if _, taken := s.named[slate]; taken {
-			t.beside = true
-			return catalog.BesidePath(slate)
-		}
-		return catalog.SlatePath(slate)
+	_, taken := s.named[slate]
+	beside := slate == root && taken
+	if t.slate != slate || t.beside != beside {
+		t.abroad()
+		t.slate, t.beside = slate, beside
 	}
-	if s.named[slate] != root {
-		s.named[slate] = root
-		if other := s.roots[slate]; other != nil && other.slate == slate && !other.beside {
-			// What it has there is overwritten or removed here: its own
-			// next comparison must not remove what is ours by then.
-			t.rows = append(t.rows, other.rows...)
-			other.rows = nil
-			s.again(slate)
-		}
+	if slate == root || s.named[slate] == root {
+		return
 	}
-	return catalog.SlatePath(slate)
+	s.named[slate] = root
+	if other := s.roots[slate]; other != nil && other.slate == slate && !other.beside {
+		// What it has there is overwritten or removed here: its own next
+		// comparison must not remove what is ours by then.
+		other.abroad()
+		t.rows = append(t.rows, other.rows...)
+		other.rows = nil
+		s.again(slate)
+	}
 }
 
 // again compares a root once more, when there is something of it.

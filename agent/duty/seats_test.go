@@ -291,6 +291,29 @@ func TestP1_WhatIsMissingSaysSoAndStays(t *testing.T) {
 		if after["slate/here/placement"] != revisions["slate/here/placement"] {
 			t.Error("a row was written that did not change")
 		}
+		// An owner names what is missing: it is under that name then, missing
+		// still, and all of it is where it belongs once it is back.
+		back := sighted("unheard", 8, catalog.Checkpoint{ID: "r-unheard", ManifestID: 7})
+		back.Slate = "orders"
+		gone := back
+		gone.Seen, gone.Reason = catalog.SeenMissing, "gone"
+		w2.see(gone)
+		time.Sleep(time.Minute)
+		got, _ = table(t, b)
+		if v, _ := got["slate/orders/placement"].(string); !strings.Contains(v, "seen:missing") || got["slate/unheard/placement"] != nil {
+			t.Errorf("orders is %v, unheard %v", v, got["slate/unheard/placement"])
+		}
+		w2.see(back)
+		time.Sleep(time.Minute)
+		got, _ = table(t, b)
+		for path := range got {
+			if strings.HasPrefix(path, "slate/unheard/") {
+				t.Errorf("%s is there under a name that nothing has", path)
+			}
+		}
+		if got["slate/orders/reader/r-unheard"] == nil || got["slate/orders/writer/epoch-1"] == nil {
+			t.Errorf("not all of orders is there: %v", got)
+		}
 	})
 }
 
