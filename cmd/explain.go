@@ -97,6 +97,12 @@ func (a *app) printExplanation(e *state.Explanation) error {
 		policy += fmt.Sprintf(", with %s@%d", o.Name, o.Revision)
 	}
 	fmt.Fprintf(a.out, "  %s · plan %s · term %d\n", policy, e.Plan, e.Term)
+	if e.HeldBytes != nil {
+		fmt.Fprintf(a.out, "  history keeps %s in the buckets\n", byteSize(*e.HeldBytes))
+	}
+	if e.Since != nil {
+		fmt.Fprintf(a.out, "  blocked since %s (%s)\n", e.Since.Format(time.RFC3339), age(*e.Since))
+	}
 	for _, r := range e.Reasons {
 		fmt.Fprintf(a.out, "%s: %s\n", a.colour("33", string(r.Code)), clean(r.Message))
 	}

@@ -2,13 +2,16 @@ package cmd
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/quarry-db/quarry/hub/state"
 	"github.com/quarry-db/quarry/pkg/apiclient"
 )
 
@@ -35,7 +38,15 @@ func newSummary(a *app) *cobra.Command {
 			if groups == nil {
 				groups = []apiclient.Group{}
 			}
-			return a.printObject(map[string]any{"groups": groups, "as_of": fresh.AsOf, "unreachable": orEmpty(fresh.Unreachable)}, func() error {
+			var trims *state.Trims
+			var sums state.Trims
+			switch err := cl.Trims(c.Context(), &sums); {
+			case err == nil:
+				trims = &sums
+			case !errors.Is(err, fs.ErrNotExist): // a hub of before there were policies
+				return a.hubError(err)
+			}
+			return a.printObject(map[string]any{"groups": groups, "trims": trims, "as_of": fresh.AsOf, "unreachable": orEmpty(fresh.Unreachable)}, func() error {
 				if len(groups) == 0 {
 					fmt.Fprintln(a.err, "Nothing to count: no placements match.")
 					return nil
@@ -61,7 +72,10 @@ func newSummary(a *app) *cobra.Command {
 					}
 					t.row(append(cells, fmt.Sprint(g["count"]), bytes)...)
 				}
-				return t.flush()
+				if err := t.flush(); err != nil {
+					return err
+				}
+				return a.printTrims(trims)
 			})
 		},
 	}
@@ -69,4 +83,28 @@ func newSummary(a *app) *cobra.Command {
 	c.Flags().StringVar(&filter, "filter", "", "only rows that match this expression")
 	c.Flags().DurationVar(&requireFresh, "require-fresh", 0, "fail (exit code 7) when a region is older than this, such as 30s")
 	return c
+}
+
+// printTrims says below the counts what may be trimmed and what waits, when any
+// policy speaks of that.
+func (a *app) printTrims(t *state.Trims) error {
+	if t == nil || t.Slates == 0 {
+		return nil
+	}
+	fmt.Fprintf(a.out, "\ntrim: %d of %s permitted, %d blocked%s\n", t.Permitted, plural(int(t.Slates), "slate"), t.Blocked, blockText(t.HeldBytes, t.Since))
+	for _, r := range t.Reasons {
+		fmt.Fprintf(a.out, "  %s: %s%s\n", r.Code, plural(int(r.Slates), "slate"), blockText(r.HeldBytes, r.Since))
+	}
+	return nil
+}
+
+func blockText(held *uint64, since *time.Time) string {
+	out := ""
+	if held != nil {
+		out += ", history keeps " + byteSize(*held)
+	}
+	if since != nil {
+		out += ", since " + age(*since)
+	}
+	return out
 }

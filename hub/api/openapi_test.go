@@ -127,6 +127,7 @@ func TestEveryOperationAnswersAsDocumented(t *testing.T) {
 	check("explain_slate", "GET", "/v1/slates/archive%2F0:explain", "")
 	check("explain_slate", "GET", "/v1/slates/dbs%2Forders:explain?verb=trim", "")
 	check("explain_slate", "GET", "/v1/slates/nobody:explain", "")
+	check("summarize_trims", "GET", "/v1/trims:summarize", "")
 	check("freeze", "POST", "/v1/freezes:freeze", `{"scope":"all","why":"a test"}`)
 	check("list_freezes", "GET", "/v1/freezes", "")
 	check("thaw", "POST", "/v1/freezes:thaw", `{"scope":"all"}`)

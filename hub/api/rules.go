@@ -51,6 +51,7 @@ var (
 	scopeType     = query.TypeOf[ScopeRequest]("requests", nil, "scope")
 	joinType      = query.TypeOf[JoinRequest]("requests", nil, "as")
 	explainedType = query.TypeOf[state.Explanation]("explanations", values, "slate")
+	trimsType     = query.TypeOf[state.Trims]("sums", values, "slates")
 	testedType    = query.TypeOf[state.Tested]("tests", values, "slates")
 )
 
@@ -92,6 +93,17 @@ func ruleOperations() []*operation {
 			q("region", "string", "eu", "Where the name means several databases: the one in this region.")},
 		answer: ref(explainedType.Shape.Name), refuses: []int{400, 404, 409},
 		handle: func(c *call) error { return c.explain() },
+	}, {
+		method: "GET", path: "/v1/trims:summarize", id: "summarize_trims", summary: "Sum up what may be trimmed and what waits",
+		doc:    "Over all slates that any policy selects.",
+		answer: ref(trimsType.Shape.Name), refuses: []int{400},
+		handle: func(c *call) error {
+			v, err := c.current()
+			if err != nil {
+				return err
+			}
+			return c.answer(trimsType.AppendJSON(nil, state.SumTrims(v, c.o.Now()), nil))
+		},
 	}, {
 		method: "POST", path: "/v1/documents:apply", id: "apply_documents", summary: "Put policies and holds in force",
 		doc: "All documents of the file, or none: a field or region that is not known refuses the whole file, and what was in force stays. " +

@@ -21,6 +21,9 @@ type Subject struct {
 	// Declared are labels that owners declared and nobody has confirmed: they
 	// can hold back and permit nothing.
 	Declared []map[string]string
+	// HeldBytes is what its placements keep in their buckets beside their newest
+	// state; nil: of none it is known.
+	HeldBytes *uint64
 
 	seen []plan.Pin // pins that storage shows, whatever the rules say
 }
@@ -51,6 +54,7 @@ func Subjects(v *view.View, name string) []Subject {
 		for _, p := range placed {
 			if of(p) == id {
 				s.add(v, p)
+				s.history(p, points)
 			}
 		}
 		for r := range v.Regions() {

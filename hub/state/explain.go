@@ -24,10 +24,12 @@ type Explanation struct {
 	plan.Verdict
 	Policy PolicyRef `json:"policy" doc:"The policy whose word it was; an empty name: no policy permits it."`
 	// Others also select the slate, and are less restrictive.
-	Others []PolicyRef `json:"other_policies" doc:"Policies that select the slate too, and restrict it less."`
-	Plan   string      `json:"plan" doc:"Names the evidence: the same evidence under the same rules gives the same plan."`
-	Term   uint64      `json:"term" doc:"Number of the hub's right to decide; 0: this hub does not decide."`
-	AsOf   time.Time   `json:"evaluated_at" doc:"Hub's clock."`
+	Others    []PolicyRef `json:"other_policies" doc:"Policies that select the slate too, and restrict it less."`
+	HeldBytes *uint64     `json:"held_bytes" doc:"Bytes in the regions' buckets that its newest state does not need; null: not known."`
+	Since     *time.Time  `json:"blocked_since" doc:"Since when something holds it back, as far as is known; null: nothing does, or it is not known."`
+	Plan      string      `json:"plan" doc:"Names the evidence: the same evidence under the same rules gives the same plan."`
+	Term      uint64      `json:"term" doc:"Number of the hub's right to decide; 0: this hub does not decide."`
+	AsOf      time.Time   `json:"evaluated_at" doc:"Hub's clock."`
 }
 
 // PolicyRef names a policy as it was at a revision.
@@ -88,6 +90,7 @@ func (s *Subject) explain(rules *regions.Rules, term uint64, now time.Time) *Exp
 			e.Others = append(e.Others, ref)
 		}
 	}
+	e.HeldBytes, e.Since = s.HeldBytes, s.blockedSince(&verdict, by, rules)
 	e.Plan = s.plan(policies, verdict)
 	return e
 }

@@ -171,7 +171,8 @@ func (s *State) judgeRows(r *region) {
 	default:
 		// An agent that beats and has not looked for so long makes nothing
 		// current (P2).
-		if !r.rowsStale && !r.confirmed && s.listened-r.confirmedAt >= s.cfg.StaleAfter {
+		if !r.rowsStale && s.listened-r.confirmedAt >= s.cfg.StaleAfter {
+			r.confirmed = false
 			s.unfresh(r, firstOf(r.reason, firstLook))
 		}
 		if r.rowsStale && r.confirmed {

@@ -110,6 +110,19 @@ func (w *world) showRule(v *view.View, what string) (out []string, ok bool) {
 		for _, r := range e.Reasons {
 			out = append(out, r.String())
 		}
+		if e.Since != nil {
+			out = append(out, "blocked since "+e.Since.Sub(dawn).String())
+		}
+	case "trims":
+		t := state.SumTrims(v, w.now)
+		out = append(out, fmt.Sprintf("%d slates, %d permitted, %d blocked", t.Slates, t.Permitted, t.Blocked))
+		for _, r := range t.Reasons {
+			l := fmt.Sprintf("%s %d", r.Code, r.Slates)
+			if r.Since != nil {
+				l += " since " + r.Since.Sub(dawn).String()
+			}
+			out = append(out, l)
+		}
 	case "rules":
 		for p := range v.Policies() {
 			out = append(out, fmt.Sprintf("policy %s@%d by %s: %s; trims %q", p.Name, p.Revision, p.AppliedBy, p.Selects, p.Trims))

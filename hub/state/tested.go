@@ -3,7 +3,6 @@ package state
 import (
 	"time"
 
-	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/regions"
 	"github.com/quarry-db/quarry/regions/plan"
@@ -43,31 +42,20 @@ func TestTrim(v *view.View, after *regions.Rules, now time.Time) *Tested {
 	before := v.Rules()
 	t := &Tested{}
 	var byKind [5][]VerdictChange
-	last := ""
-	v.PlacementTable().Names().Ascend(table.First, func(_ uint64, id *table.Ident) bool {
-		if id.Slate == last || !named(before, id.Slate) && !named(after, id.Slate) {
-			return true
+	eachUnder(v, func(s *Subject) {
+		o := *s
+		o.rule(after, now)
+		a, _ := s.Trim(before, now)
+		b, _ := o.Trim(after, now)
+		t.Slates++
+		kind := t.compare(a, b)
+		if kind < 0 || len(byKind[kind]) >= mostChanges {
+			return
 		}
-		last = id.Slate
-		for _, s := range Subjects(v, id.Slate) {
-			if len(s.Policies(before)) == 0 && len(s.Policies(after)) == 0 {
-				continue // nothing is permitted, before or after
-			}
-			o := s
-			o.rule(after, v.At())
-			a, _ := s.Trim(before, now)
-			b, _ := o.Trim(after, now)
-			t.Slates++
-			kind := t.compare(a, b)
-			if kind < 0 || len(byKind[kind]) >= mostChanges {
-				continue
-			}
-			byKind[kind] = append(byKind[kind], VerdictChange{
-				Slate: s.Name, Lineage: s.Lineage, Change: changeNames[kind], Before: a.UpTo, After: b.UpTo, Reasons: codes(b.Reasons),
-			})
-		}
-		return true
-	})
+		byKind[kind] = append(byKind[kind], VerdictChange{
+			Slate: s.Name, Lineage: s.Lineage, Change: changeNames[kind], Before: a.UpTo, After: b.UpTo, Reasons: codes(b.Reasons),
+		})
+	}, before, after)
 	t.Changes = []VerdictChange{}
 	for _, list := range byKind {
 		t.Changes = append(t.Changes, list[:min(len(list), mostChanges-len(t.Changes))]...)
@@ -93,16 +81,6 @@ func (t *Tested) compare(a, b plan.Verdict) int {
 		return count(&t.Reasoned, 4)
 	}
 	return count(&t.Unchanged, -1)
-}
-
-// named reports whether any document may be about a slate of that name.
-func named(r *regions.Rules, slate string) bool {
-	for i := range r.Policies {
-		if r.Policies[i].Select.Named(slate) {
-			return true
-		}
-	}
-	return false // of what no policy permits a hold changes nothing
 }
 
 func codes(reasons []plan.Reason) []string {

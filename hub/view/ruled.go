@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/regions"
 )
@@ -131,4 +132,13 @@ func (b *Builder) SetTold(region string, told bool) {
 	}
 	b.told[region] = told
 	b.touched[Regions] = true
+}
+
+// KindAt is the kind of the placement at a slot, without making its row.
+func (v *View) KindAt(s table.Slot) catalog.Kind {
+	c, i := v.fleet.At(s)
+	if c == nil {
+		return ""
+	}
+	return catalog.Kind(v.fleet.Class(c.Class(i)).Stored(kindCol).Text)
 }

@@ -50,6 +50,12 @@ func (c *Client) Explain(ctx context.Context, verb, slate, region string, into a
 	return c.get(ctx, "/v1/slates/"+url.PathEscape(slate)+":explain?"+q.Encode(), into)
 }
 
+// Trims reads the sums over all slates that any policy selects into the
+// caller's value.
+func (c *Client) Trims(ctx context.Context, into any) error {
+	return c.get(ctx, "/v1/trims:summarize", into)
+}
+
 // RemovePolicy takes a policy out of force. dry and key as in [Client.Apply].
 func (c *Client) RemovePolicy(ctx context.Context, name, why, key string, dry bool) (Done, error) {
 	return c.say(ctx, "/v1/policies/"+url.PathEscape(name)+":remove", map[string]string{"why": why}, key, dry)
