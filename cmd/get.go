@@ -34,6 +34,7 @@ type getFlags struct {
 	requireFresh         time.Duration
 	limit                int
 	watch, noHeaders     bool
+	orphaned             bool // holds only
 	named                string // the one row asked for
 }
 
@@ -115,6 +116,9 @@ rows, marked stale, and is named on standard error (with -o json under "unreacha
 			if err != nil {
 				return err
 			}
+			if f.orphaned {
+				return a.listOrphaned(c.Context(), cl, r, f)
+			}
 			if f.watch {
 				return a.watchRows(c.Context(), cl, r, f)
 			}
@@ -133,6 +137,7 @@ rows, marked stale, and is named on standard error (with -o json under "unreacha
 	fl.IntVar(&f.limit, "limit", 500, "at most so many rows; 0: all")
 	fl.BoolVarP(&f.watch, "watch", "w", false, "keep printing rows as they change, newest state each")
 	fl.BoolVar(&f.noHeaders, "no-headers", false, "no header line")
+	fl.BoolVar(&f.orphaned, "orphaned", false, "holds only: checkpoints of Quarry's that no hold and no policy claims any more")
 	return c
 }
 

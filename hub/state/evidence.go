@@ -98,7 +98,7 @@ func (s *Subject) add(v *view.View, p *catalog.Placement) {
 		pin(plan.PinClone, root, nil)
 	}
 	for _, c := range p.Checkpoints {
-		if name, held := strings.CutPrefix(c.Name, HoldCheckpoint); held {
+		if name, held := heldFor(c.Name); held && name != trimPurpose {
 			// A hold outlives its document where an agent made it a checkpoint:
 			// whoever restored an older ledger must not cut below it.
 			var at *uint64
@@ -112,9 +112,17 @@ func (s *Subject) add(v *view.View, p *catalog.Placement) {
 	}
 }
 
-// HoldCheckpoint begins the names of checkpoints that agents make for holds;
-// the name of the hold follows.
-const HoldCheckpoint = "quarry:hold:"
+// trimPurpose is that of the checkpoint with which agents hold what is not
+// archived yet: it goes on with the floor, so it does not bound it.
+const trimPurpose = "trim"
+
+// heldFor is what a checkpoint of Quarry's is for, by its name: a word or the
+// name of a hold; held is false for a checkpoint that is none of Quarry's.
+func heldFor(checkpoint string) (purpose string, held bool) {
+	rest, held := strings.CutPrefix(checkpoint, catalog.HoldName)
+	purpose, _, _ = strings.Cut(rest, ":")
+	return purpose, held
+}
 
 // region is what is known of the slate in one region of the set.
 func (s *Subject) region(v *view.View, r *catalog.Region, placed []*catalog.Placement, points []*catalog.RestorePoint) plan.Region {
