@@ -34,7 +34,7 @@ type getFlags struct {
 	requireFresh         time.Duration
 	limit                int
 	watch, noHeaders     bool
-	orphaned             bool // holds only
+	orphaned             bool   // holds only
 	named                string // the one row asked for
 }
 
