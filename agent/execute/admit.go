@@ -56,6 +56,9 @@ func (e *Executor) permitted(ctx context.Context, t *task) error {
 	if !d.Verb.OfRegion() && !e.within(d.Root) {
 		return refused(catalog.CodeOutside, "%s is not below %q, which is what this agent may touch", d.Root, e.o.Prefixes)
 	}
+	if e.books.unread != "" && (d.Verb.Irreversible() || d.Verb == catalog.VerbThaw) {
+		return refused(catalog.CodeUnreadable, "whom this region has obeyed is not known, for %s cannot be understood; a newer quarry may have written it, upgrade this agent", e.books.unread)
+	}
 	if d.Verb.Irreversible() {
 		return e.thawed(ctx)
 	}

@@ -80,7 +80,8 @@ var scenes = []scene{
 	{"withdraw", func(t testing.TB, b *bucket.Bucket) { archive(t, b, "archive/0", 40, 60) },
 		func(w *world, _ *bucket.Bucket) catalog.Decision { return w.decide(catalog.VerbWithdraw, "archive/0") }, permitsEnd},
 	{"prune", func(t testing.TB, b *bucket.Bucket) { archive(t, b, "archive/0", 20, 40, 60, 80) },
-		func(w *world, _ *bucket.Bucket) catalog.Decision {
+		func(w *world, b *bucket.Bucket) catalog.Decision {
+			w.permitted(b, "archive/0", 60)
 			return w.decide(catalog.VerbPrune, "archive/0", upTo(60), func(d *catalog.Decision) {
 				d.Parameters.Restorable, d.Parameters.Remove = 2, []string{snapshotstest.Folder(20), snapshotstest.Folder(40)}
 			})

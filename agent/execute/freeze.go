@@ -18,6 +18,8 @@ type frost struct {
 	Version  int       `json:"version"` // 1
 	Frozen   bool      `json:"frozen"`
 	Decision string    `json:"decision"`
+	Ledger   string    `json:"ledger"`
+	Sequence uint64    `json:"sequence"`
 	Reason   string    `json:"reason"`
 	At       time.Time `json:"at"` // agent's clock
 }
@@ -47,24 +49,25 @@ func (e *Executor) thawed(ctx context.Context) error {
 // freeze freezes or thaws.
 func (e *Executor) freeze(t *task) work {
 	frozen := t.d.Verb == catalog.VerbFreeze
-	type intent struct {
-		Number uint64 `json:"number"`
-		frost
-	}
 	set := func(ctx context.Context) error {
-		n, _, err := e.frost(ctx)
-		if err != nil && !isRefusal(err) {
-			return err
-		}
-		i := intent{n + 1, frost{Version: 1, Frozen: frozen, Decision: t.d.ID, Reason: t.d.Parameters.Reason, At: time.Now().UTC()}}
+		i := frost{Version: 1, Frozen: frozen, Decision: t.d.ID, Ledger: t.d.Ledger, Sequence: t.d.Sequence, Reason: t.d.Parameters.Reason, At: time.Now().UTC()}
 		if err := e.record(ctx, t, "2-"+string(t.d.Verb), i, &i); err != nil {
 			return err
 		}
-		raw, err := json.Marshal(i.frost)
+		// The number is no part of what was written down: when another took it,
+		// this is the next.
+		n, now, err := e.frost(ctx)
+		if err != nil && !isRefusal(err) {
+			return err
+		}
+		if now != nil && now.Ledger == i.Ledger && now.Sequence > i.Sequence {
+			return refused(catalog.CodeReplayed, "what rules (%d) was decided later", n)
+		}
+		raw, err := json.Marshal(i)
 		if err != nil {
 			return err
 		}
-		err = e.b.PutNew(ctx, numberedKey(freezePrefix, i.Number), raw)
+		err = e.b.PutNew(ctx, numberedKey(freezePrefix, n+1), raw)
 		if errors.Is(err, fs.ErrExist) {
 			err = nil // reading it back tells whose it is
 		}

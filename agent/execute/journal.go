@@ -26,6 +26,9 @@ type books struct {
 	ledger  string
 	term    uint64
 	highest uint64 // sequence
+	// unread is a decision that was taken and cannot be understood: a term may
+	// have been obeyed that is higher than ours.
+	unread string
 	// outcomes are those that are not settled, and that of the highest number.
 	outcomes map[string]catalog.Outcome
 	numbers  map[string]uint64 // of those, by decision
@@ -39,7 +42,9 @@ type takenRecord struct {
 	Version  int              `json:"version"` // 1
 	Decision catalog.Decision `json:"decision"`
 	Holder   string           `json:"holder"`
-	At       time.Time        `json:"at"` // agent's clock
+	// At is when it came, by the agent's clock: its time counts from there, also
+	// for the process that goes on with it.
+	At time.Time `json:"at"`
 }
 
 // stepRecord is .quarry/journal/<decision>/<step>.json: what is about to be done.
@@ -143,6 +148,7 @@ func (e *Executor) recall(ctx context.Context, key string, n uint64, steps map[s
 	var r takenRecord
 	if err := json.Unmarshal(raw, &r); err != nil || r.Version != 1 || r.Decision.Sequence != n || r.Decision.Validate() != nil {
 		e.log.Error("a decision in the journal cannot be understood; it is not carried out", "key", key, "error", err)
+		e.books.unread = key
 		return nil, nil
 	}
 	e.books.term = max(e.books.term, r.Decision.Term)
@@ -180,7 +186,7 @@ func (e *Executor) recall(ctx context.Context, key string, n uint64, steps map[s
 // take writes a decision down under its number.
 func (e *Executor) take(ctx context.Context, t *task) error {
 	key := takenKey(t.d.Ledger, t.d.Sequence)
-	raw, err := json.Marshal(takenRecord{Version: 1, Decision: t.d, Holder: e.o.Holder, At: time.Now().UTC()})
+	raw, err := json.Marshal(takenRecord{Version: 1, Decision: t.d, Holder: e.o.Holder, At: t.deadline.Add(-t.d.Expires).UTC()})
 	if err != nil {
 		return err
 	}

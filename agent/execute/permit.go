@@ -18,6 +18,8 @@ import (
 type point struct {
 	id       string
 	position uint64
+	domain   string
+	lineage  string
 	state    catalog.RestoreState
 }
 
@@ -31,7 +33,7 @@ func (e *Executor) points(ctx context.Context, s *catalog.Sighting) ([]point, er
 			return nil, err
 		}
 		for _, x := range p.Points {
-			out = append(out, point{x.Path, x.LSN, catalog.RestoreState(x.State)})
+			out = append(out, point{x.Path, x.LSN, s.PositionDomain, s.Lineage, catalog.RestoreState(x.State)})
 		}
 		return out, nil
 	}
@@ -48,7 +50,7 @@ func (e *Executor) points(ctx context.Context, s *catalog.Sighting) ([]point, er
 		if state == catalog.RestoreVerified && (x.VerifiedAt == nil || x.VerifiedAt.Before(began.Add(-time.Second))) {
 			state = catalog.RestoreListed // of an earlier look
 		}
-		out = append(out, point{x.ID, *x.Position, state})
+		out = append(out, point{x.ID, *x.Position, x.PositionDomain, x.Lineage, state})
 	}
 	return out, nil
 }
@@ -80,6 +82,9 @@ func (e *Executor) limit(ctx context.Context, t *task) (uint64, error) {
 	for _, p := range points {
 		if p.state != catalog.RestoreVerified {
 			continue
+		}
+		if p.domain != t.d.PositionDomain || p.lineage != t.d.Lineage {
+			return 0, refused(catalog.CodeIncomparable, "its position is of %q %s, restore point %s is of %s %s", t.d.PositionDomain, t.d.Lineage, p.id, p.domain, p.lineage)
 		}
 		if verified++; verified == k {
 			limit := p.position
@@ -117,13 +122,15 @@ func (e *Executor) permit(t *task) work {
 	const step = "2-permit"
 	var was *catalog.Permit
 	check := func(ctx context.Context) (err error) {
-		if t.sight, err = e.meant(ctx, t); err != nil {
+		t.sight, err = e.meant(ctx, t)
+		if err == nil {
+			err = e.still(ctx, t, &t.sight)
+		}
+		// What nobody can see, or is not what it was, may be cut even less.
+		if err != nil && (d.Verb != catalog.VerbWithdraw || ctx.Err() != nil) {
 			return err
 		}
 		t.saw.TrimmedTo = t.sight.TrimmedTo
-		if err := e.still(ctx, t, &t.sight); err != nil {
-			return err
-		}
 		if was, err = e.rulingPermit(ctx, d.Slate); err != nil {
 			return err
 		}
@@ -162,13 +169,14 @@ func (e *Executor) permit(t *task) work {
 		if d.Verb == catalog.VerbPermit {
 			p.UpTo, p.NotAfter = d.Position, p.Issued.Add(d.Parameters.ValidFor)
 		}
-		if was != nil {
-			p.Number = was.Number + 1
-		}
 		// What was written down first is what is written, also by a process that
-		// goes on after another.
+		// goes on after another; but for the number, which another decision may
+		// have taken.
 		if err := e.record(ctx, t, step, p, &p); err != nil {
 			return err
+		}
+		if p.Number = 1; was != nil {
+			p.Number = was.Number + 1
 		}
 		raw, err := json.Marshal(p)
 		if err != nil {

@@ -39,6 +39,9 @@ func (e *Executor) prune(t *task) work {
 		if err := e.still(ctx, t, &t.sight); err != nil {
 			return err
 		}
+		if want.Floor, err = e.floor(ctx, t); err != nil {
+			return err
+		}
 		p, err := e.partition(ctx, d.Root)
 		if err != nil {
 			return err
@@ -153,6 +156,21 @@ func (e *Executor) lists(ctx context.Context, plan *snapshots.PrunePlan) (bool, 
 		return false, err
 	}
 	return slices.ContainsFunc(p.Points, func(s snapshots.Snapshot) bool { return slices.Contains(plan.Folders, s.Path) }), nil
+}
+
+// floor is up to where the lowest restore point may be lifted, for the owner's
+// own trimming follows it: not above what is permitted here, whatever was
+// decided; nil: not at all.
+func (e *Executor) floor(ctx context.Context, t *task) (*uint64, error) {
+	p, err := e.rulingPermit(ctx, t.d.Slate)
+	if err != nil || p == nil || t.d.Position == nil || !p.Rules(t.d.Incarnation, time.Now()) {
+		return nil, err
+	}
+	if p.PositionDomain != t.d.PositionDomain || p.Lineage != t.d.Lineage {
+		return nil, refused(catalog.CodeIncomparable, "its floor is of %s %s, what is permitted of %s %s", t.d.PositionDomain, t.d.Lineage, p.PositionDomain, p.Lineage)
+	}
+	floor := min(*t.d.Position, *p.UpTo)
+	return &floor, nil
 }
 
 // planError sorts why a pruning must not be done.

@@ -263,6 +263,12 @@ func TestAPruneStopsAtThePolicy(t *testing.T) {
 			}
 		})
 	}
+	if o := p.do(t, prune(3, 99, 20)); codes(o) != "refused would-strand" {
+		t.Errorf("nothing is permitted here: %s", codes(o))
+	}
+	if o := p.do(t, w.decide(catalog.VerbPermit, "archive/0", upTo(60))); codes(o) != "done" {
+		t.Fatal(o)
+	}
 	for _, c := range []struct {
 		want string
 		d    catalog.Decision

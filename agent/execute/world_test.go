@@ -3,7 +3,10 @@ package execute
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"slices"
@@ -122,6 +125,22 @@ func (w *world) decide(verb catalog.Verb, root string, how ...func(*catalog.Deci
 		f(&d)
 	}
 	return d
+}
+
+// permitted writes the permit of an earlier decision, if there is none.
+func (w *world) permitted(b *bucket.Bucket, root string, n uint64) {
+	w.t.Helper()
+	s := w.sight(root)
+	raw, err := json.Marshal(catalog.Permit{
+		Version: 1, Number: 1, Slate: s.Slate, Root: s.Root, Incarnation: s.Incarnation, UpTo: &n, PositionDomain: s.PositionDomain, Lineage: s.Lineage,
+		Decision: uuid.NewString(), Ledger: w.ledger, Term: 1, Sequence: 1, Issued: time.Now().UTC(), NotAfter: time.Now().Add(time.Hour).UTC(),
+	})
+	if err == nil {
+		err = b.PutNew(context.Background(), catalog.PermitKey(s.Slate, 1), raw)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		w.t.Fatal(err)
+	}
 }
 
 func upTo(n uint64) func(*catalog.Decision) {
