@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/quarry-db/quarry/hub/ledger"
 	"github.com/quarry-db/quarry/hub/state"
@@ -125,6 +126,20 @@ func (h *Hub) record(ctx context.Context, records []state.Record) error {
 	return err
 }
 
+// hearTerm holds the highest term that a region's agents have obeyed against this
+// ledger's: one that it did not give out means that it was set back.
+func (h *Hub) hearTerm(e state.Hello) {
+	if !e.Obeys.Known || e.Obeys.Term == 0 || e.Obeys.Ledger != h.journal.ID() || h.deposed.Load() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), storeWait)
+	defer cancel()
+	if err := h.journal.SawTerm(ctx, e.Region, e.Obeys.Term); err != nil {
+		h.log.Error("this hub decides nothing", "region", e.Region, "error", err)
+		h.tell()
+	}
+}
+
 // undo takes a batch back whose records are not durable. Of people's commands
 // nothing stays, and they are told; of what agents said all does but the
 // decisions that followed from it.
@@ -133,6 +148,13 @@ func (h *Hub) undo(b *batch, why error) {
 	if b.commands {
 		b.objects, b.send = nil, nil
 	}
+	b.send = slices.DeleteFunc(b.send, func(m state.Send) bool {
+		switch m.Message.(type) {
+		case state.Decide, state.Settle:
+			return true
+		}
+		return false
+	})
 	for i := range b.answers {
 		if a := &b.answers[i]; a.err == nil {
 			a.err = why

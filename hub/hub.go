@@ -316,12 +316,21 @@ func (h *Hub) step(b *batch, l letter, now time.Time) {
 			return
 		}
 	}
+	if e, ok := l.event.(state.Hello); ok {
+		h.hearTerm(e)
+	}
 	ready := h.state.Step(l.event, now)
 	h.stats.events.Add(1)
 	if h.more = nil; ready.More {
 		h.more = h.ready
 	}
 	b.records = append(b.records, ready.Records...)
+	if ready.Err != nil && ready.Then != nil {
+		// What is refused can have a consequence of its own.
+		after := h.state.Step(ready.Then, now)
+		b.records = append(b.records, after.Records...)
+		ready.Objects, ready.Send, ready.Then = append(ready.Objects, after.Objects...), append(ready.Send, after.Send...), nil
+	}
 	b.objects = append(b.objects, ready.Objects...)
 	b.send = append(b.send, ready.Send...)
 	if l.reply != nil {

@@ -140,6 +140,9 @@ func (h *Hub) post(send []state.Send) {
 		}
 	}
 	for _, m := range h.held {
+		if d, ok := m.Message.(state.Decide); ok {
+			h.journal.Told(d.Decision.Region)
+		}
 		h.cfg.Post(m.To, m.Message)
 	}
 	h.held = nil

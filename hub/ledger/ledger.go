@@ -9,13 +9,15 @@
 //	view/<n>          saved views
 //
 // The newest hub that claims the store holds it. A hub that finds a higher
-// claim than its own, or a number taken that it was about to write, ends with
-// [ErrTaken]; so of two hubs on one store one goes on, and neither overwrites
-// what the other wrote. A claim needs no heartbeat and outlives its hub, so a
-// hub that was killed can be started again at once.
+// claim than its own, or a number taken that it was about to write, gets
+// [ErrTaken]: from then on it decides and writes nothing. So of two hubs on one
+// store one goes on, and neither overwrites what the other wrote. A claim needs
+// no heartbeat and outlives its hub, so a hub that was killed can be started
+// again at once.
 //
-// A later version keeps all but the saved view in a slate, whose writer epoch
-// takes the place of claims.
+// What people and the hub decided is not here but in a slate, ledger/: see
+// [Journal]. Its writer epoch is the term and fences an older hub; claims say
+// which of two hubs that started at once may take it back.
 //
 // Begin with [Open].
 package ledger

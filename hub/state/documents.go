@@ -110,6 +110,8 @@ func (s *State) Replay(r Record) error {
 		}
 	case strings.HasPrefix(r.Key, regionFolder):
 		err = s.replayRegion(r.Key[len(regionFolder):], r.Value)
+	case strings.HasPrefix(r.Key, decisionFolder), r.Key == countersKey, r.Key == breakerKey:
+		err = s.replayDecision(r)
 	case strings.HasPrefix(r.Key, auditPrefix):
 		return s.replayAudit(r)
 	default:

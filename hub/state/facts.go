@@ -234,6 +234,9 @@ func (s *State) apply(r *region, p *session, f *catalog.Fact) {
 	}
 	sd := &said{key: k, rev: f.Revision, since: s.mono,
 		restore: f.RestorePoint, registration: f.Registration, lease: f.Lease, finding: f.Finding}
+	if f.Permit != nil {
+		s.sawPermit(r, f.Permit)
+	}
 	if old != nil && sd.lease != nil && old.lease != nil && *old.lease == *sd.lease {
 		sd.since, sd.lapsed = old.since, old.lapsed
 	}
@@ -290,6 +293,13 @@ func malformed(f *catalog.Fact) string {
 		if has && catalog.FindingKey(f.Finding.Code, f.Finding.Root, f.Finding.Object) != f.Key {
 			return "code, root and object must be its key"
 		}
+	case catalog.FactPermit:
+		has = f.Permit != nil
+		if has && f.Permit.Slate != f.Key {
+			return "slate must be its key"
+		}
+	case catalog.FactHold:
+		has = f.Pin != nil
 	default:
 		return "a kind of fact that this hub does not know"
 	}
@@ -311,6 +321,10 @@ func kindName(k catalog.FactKind) string {
 		return "lease"
 	case catalog.FactFinding:
 		return "finding"
+	case catalog.FactPermit:
+		return "permit"
+	case catalog.FactHold:
+		return "hold"
 	}
 	return fmt.Sprintf("kind-%d", k)
 }
@@ -371,6 +385,8 @@ func regressed(was, is *catalog.Sighting) bool {
 func (s *State) place(r *region, sd *said) {
 	r.said[sd.key] = sd
 	switch {
+	case sd.key.kind == catalog.FactPermit, sd.key.kind == catalog.FactHold:
+		return // of decisions; no row follows from them
 	case sd.lease != nil:
 		of := r.leases[sd.lease.Slate]
 		if of == nil {

@@ -48,7 +48,7 @@ func (w *world) command(name string, args []string, opt map[string]string) bool 
 		}
 		w.step(state.Office{Term: n})
 	default:
-		return false
+		return w.decide(name, args, opt)
 	}
 	return true
 }
@@ -140,6 +140,8 @@ func (w *world) showRule(v *view.View, what string) (out []string, ok bool) {
 		for _, k := range slices.Sorted(maps.Keys(w.ledger)) {
 			out = append(out, k)
 		}
+	case "decisions":
+		return w.showDecisions(), true
 	default:
 		return nil, false
 	}
@@ -174,7 +176,7 @@ func TestReplayRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		}
 	}
 	s := state.New(state.Config{}, state.Saved{Regions: set}, dawn)
-	if err := s.Replay(state.Record{Key: "decision/1", Value: []byte("of somebody else")}); err != nil {
+	if err := s.Replay(state.Record{Key: "other/1", Value: []byte("of somebody else")}); err != nil {
 		t.Error(err)
 	}
 }

@@ -147,7 +147,8 @@ func (w *world) do(f []string, facts [][]string) {
 		start := num("start", uint64(id))
 		w.start[id] = start
 		w.step(state.Hello{Session: id, Region: args[1], Cluster: args[2], Agent: fmt.Sprintf("agent-%d", start), Generation: num("gen", start),
-			Start: start, BucketID: opt["bucket"], BucketWhy: opt["why"]})
+			Start: start, BucketID: opt["bucket"], BucketWhy: opt["why"], Decides: opt["old"] == "",
+			Obeys: state.Obeys{Known: opt["obeys"] != "", Ledger: opt["obeys"]}})
 	case "beat":
 		_, blind := opt["blind"]
 		w.step(state.Beat{Session: session(), BucketID: opt["bucket"], BucketWhy: opt["why"], ReadOK: !blind, Reason: opt["blind"],
@@ -266,6 +267,10 @@ func (w *world) step(e state.Event) {
 		}
 	}
 	for _, m := range r.Send {
+		if said, ok := decidedSay(m); ok {
+			w.sent = append(w.sent, said)
+			continue
+		}
 		w.sent = append(w.sent, fmt.Sprintf("%d %s %+v", m.To, strings.TrimPrefix(fmt.Sprintf("%T", m.Message), "state."), m.Message))
 	}
 	if r.Err != nil {

@@ -26,9 +26,11 @@ type session struct {
 	// slots are its placements by the ordinals that it gave them.
 	slots []table.Slot
 	// synced: a snapshot of it was applied, or it resumed: its deltas count.
-	synced bool
-	behind catalog.Revision // what was applied when a beat last said that more was told
-	wanted string           // why a snapshot of it is wanted when its turn comes
+	synced  bool
+	behind  catalog.Revision // what was applied when a beat last said that more was told
+	obeys   Obeys
+	decides bool   // it understands decisions
+	wanted  string // why a snapshot of it is wanted when its turn comes
 }
 
 // cluster is one cluster of a region and who holds it.
@@ -102,6 +104,7 @@ func (s *State) hello(e Hello) {
 	p := &session{
 		id: e.Session, region: r, cluster: c, start: e.Start, agent: e.Agent,
 		bucketID: e.BucketID, bucketWhy: e.BucketWhy, bucket: e.Bucket, heardAt: s.mono,
+		obeys: e.Obeys, decides: e.Decides,
 	}
 	s.sessions[p.id] = p
 	c.session, c.generation, c.agent, c.heardAt, c.everHeard = p, e.Generation, e.Agent, s.mono, true
@@ -117,6 +120,7 @@ func (s *State) hello(e Hello) {
 	}
 	s.stirred[r.name] = true
 	s.showCluster(c)
+	s.tellAgain(p)
 }
 
 // report makes a session the one that brings the region's facts.
@@ -173,6 +177,7 @@ func (s *State) beat(e Beat) {
 		c.row.ClockSkewMS = &skew
 	}
 	p.bucketID, p.bucketWhy = e.BucketID, e.BucketWhy
+	p.obeys = e.Obeys
 	s.progress(p.id, e.Staged)
 	if r.reporter == p {
 		r.heard, r.heardAt, r.heardSay = true, s.mono, s.wall

@@ -35,6 +35,8 @@ type Config struct {
 	// MaxEvents and MaxChanges bound the event log and the log of changed
 	// rows; zero: the defaults of package view.
 	MaxEvents, MaxChanges int
+	// Budgets bound decisions; the zero value works.
+	Budgets Budgets
 	// Slice is how many facts of a snapshot one step applies; zero: all. With
 	// it, [Ready.More] asks for [Continue].
 	Slice int
@@ -108,7 +110,6 @@ type State struct {
 	same same
 
 	rules *regions.Rules // what people decided; replaced, never changed
-	term  uint64         // the number of the right to decide; 0: none
 
 	// mono is the time the hub has been alive for, by which all patience is
 	// measured. It never goes back, whatever the wall clock does; a jump ahead
@@ -133,6 +134,7 @@ type State struct {
 
 	office  office
 	audited AuditHead
+	dec     decisions
 
 	// What this step has touched.
 	out      Ready
@@ -225,6 +227,9 @@ func (s *State) take(e Event) {
 		}
 	case Tick:
 		s.tick()
+		s.ageDecisions()
+	case Settled:
+		s.settled(e)
 	case AcceptRegion:
 		s.out.Err = s.mayAccept(e)
 	case accepted:

@@ -28,6 +28,9 @@ type office struct {
 func (s *State) takeOffice(e Office) {
 	if e.Term != s.office.Term || e.Ledger != s.office.Ledger {
 		s.office.since = s.mono
+		if s.office.Term != 0 {
+			s.office.since++ // what was heard at this very moment was heard in the term before
+		}
 	}
 	s.office.Office = e
 	if e.Why != "" {
@@ -57,6 +60,7 @@ type Mark struct {
 // Mark remembers the audit and the event log as they are, and, when people's
 // commands are to be stepped, what people decided.
 func (s *State) Mark(commands bool) Mark {
+	s.markDecisions()
 	m := Mark{event: s.b.LastEvent(), audit: s.audited, rules: s.rules}
 	if commands {
 		set := s.set.Clone()
@@ -70,6 +74,7 @@ func (s *State) Mark(commands bool) Mark {
 // what did not happen.
 func (s *State) Undo(m Mark) {
 	s.audited = m.audit
+	s.undoDecisions()
 	if s.rules != m.rules {
 		s.rules = m.rules
 		s.showRules()
@@ -95,7 +100,7 @@ func (s *State) Undo(m Mark) {
 // known, after it was found to hold something else.
 func (s *State) Relearn(records iter.Seq2[Record, error]) error {
 	was := s.rules
-	s.rules, s.audited = &regions.Rules{}, AuditHead{}
+	s.rules, s.audited, s.dec = &regions.Rules{}, AuditHead{}, newDecisions()
 	for rec, err := range records {
 		if err == nil {
 			err = s.Replay(rec)

@@ -173,6 +173,9 @@ func (b *Builder) SetRegion(r *catalog.Region, quiet bool) {
 	put(b, Regions, &b.regions, r, quiet)
 }
 
+// SlateCount is how many slates there are.
+func (b *Builder) SlateCount() int { return b.sb.Len() }
+
 // RemoveRegion takes a region's row out: one that joined and could not be
 // recorded.
 func (b *Builder) RemoveRegion(name string) {
