@@ -88,7 +88,7 @@ func BenchmarkRestart(b *testing.B) {
 		}
 		saved := time.Since(began)
 		want := v.Seq()
-		v, f = nil, nil
+		v = nil
 		var took, slowest, busy time.Duration
 		for i := 0; b.Loop(); i++ {
 			b.StopTimer()

@@ -197,8 +197,11 @@ func unpack(b []byte, read func(*bufio.Reader) error) error {
 	if err := read(in); err != nil {
 		return fmt.Errorf("unpack: %w: %w", err, errDamaged)
 	}
-	if n, err := io.Copy(io.Discard, in); err != nil || n > 0 {
-		return fmt.Errorf("unpack: %d bytes too much (%v): %w", n, err, errDamaged)
+	switch n, err := io.Copy(io.Discard, in); {
+	case err != nil:
+		return fmt.Errorf("unpack: %w: %w", err, errDamaged)
+	case n > 0:
+		return fmt.Errorf("unpack: %d bytes too much: %w", n, errDamaged)
 	}
 	return nil
 }

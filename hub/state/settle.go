@@ -97,10 +97,10 @@ func (s *State) row(r *region, st *seat, own standing) *catalog.Placement {
 		row.Slate = reg.Slate
 		row.Registered, row.Owner, row.Contact, row.Labels = true, reg.Owner, reg.Contact, reg.Labels
 	}
-	switch {
-	case row.Seen == catalog.SeenMissing:
+	switch row.Seen {
+	case catalog.SeenMissing:
 		row.State, row.StateReason = catalog.StateMissing, firstOf(row.Reason, "its agent no longer finds it")
-	case row.Seen == catalog.SeenUnreadable:
+	case catalog.SeenUnreadable:
 		row.State, row.StateReason = catalog.StateUnreadable, row.Reason
 	default:
 		row.State = catalog.StateLive

@@ -198,7 +198,6 @@ type group struct {
 	at     int
 	from   *reading
 	chunks []*Chunk
-	live   int
 	err    error
 }
 

@@ -65,12 +65,6 @@ func (t *rows[T]) from(pivot *T, while func(*T) bool) iter.Seq[*T] {
 	}
 }
 
-func (t *rows[T]) fromKey(pivot *T, while func(*T) bool) iter.Seq[*T] {
-	return func(yield func(*T) bool) {
-		t.keys.Ascend(pivot, func(r *T) bool { return while(r) && yield(r) })
-	}
-}
-
 // set puts a row in the place of the one with its key.
 func (t *rows[T]) set(r *T) {
 	if old, had := t.keys.Set(r); had && (t.less(old, r) || t.less(r, old)) {

@@ -121,9 +121,7 @@ func TestRW1_APanicIsAnError(t *testing.T) {
 	var ran atomic.Int64
 	boom := Do("boom", func(context.Context) (Result, error) {
 		ran.Add(1)
-		var m map[string]int
-		m["x"] = 1
-		return nothing, nil
+		panic("boom")
 	})
 	one := Shared(boom)
 	for _, s := range []*Step{
