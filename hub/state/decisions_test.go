@@ -326,3 +326,32 @@ func TestDecisionsKeepTheirOrderWhateverHappens(t *testing.T) {
 		}
 	})
 }
+
+// What is in the ledger may be anything: it is taken in or refused, and a state
+// that refused a record goes on.
+func FuzzReplayOfDecisions(f *testing.F) {
+	f.Add("decision/00000000000000000001", []byte(`{"version":1,"number":1,"decision":{"id":"a","verb":"permit","region":"eu"},"stage":"sent","by":"ann","proposed":"2026-01-01T00:00:00Z","not_after":"2026-01-01T01:00:00Z"}`))
+	f.Add("counters", []byte(`{"version":1,"number":18446744073709551615,"sequences":{"eu":18446744073709551615}}`))
+	f.Add("counters", []byte(`{"version":1}`))
+	f.Add("breaker", []byte(`{"version":1,"open":true}`))
+	f.Add("audit/00000000000000000001", []byte(`{}`))
+	f.Add("region/eu", []byte(`{"version":1,"name":"eu","membership":"retired","number":2}`))
+	f.Add("document/policy/a", []byte(`{"version":1,"kind":"Policy","name":"a","source":"kind: Policy"}`))
+	f.Add("freeze/all", []byte(`{"version":1,"scope":"all"}`))
+	f.Fuzz(func(t *testing.T, key string, value []byte) {
+		set, err := regions.Parse([]string{"eu"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := state.New(state.Config{}, state.Saved{Regions: set}, dawn)
+		if err := s.Replay(state.Record{Key: key, Value: value}); err != nil && !errors.Is(err, state.ErrRecord) {
+			t.Errorf("%q: %v", key, err)
+		}
+		s.Step(state.Office{Term: 1, Ledger: aLedger}, dawn)
+		s.Step(state.Hello{Session: 1, Region: "eu", Cluster: "a", Agent: "x", Start: 1, Generation: 1, BucketID: "B", Decides: true}, dawn)
+		s.Step(state.Beat{Session: 1, BucketID: "B", ReadOK: true}, dawn)
+		s.Step(state.Propose{By: "ann", Decisions: []state.Proposal{permitOf("a", "eu", 1)}}, dawn)
+		s.Step(state.Tick{}, dawn.Add(2*time.Hour))
+		s.View()
+	})
+}
