@@ -44,6 +44,11 @@ func Subjects(v *view.View, name string) []Subject {
 			ids = append(ids, id)
 		}
 	}
+	if len(ids) > 1 {
+		// Of what only the event log knows the lineage is not known: it may be any
+		// of them, and is none of its own.
+		ids = slices.DeleteFunc(ids, func(id identity) bool { return id.lineage == "" })
+	}
 	slices.SortFunc(ids, func(a, b identity) int {
 		return cmp.Or(cmp.Compare(a.lineage, b.lineage), cmp.Compare(a.domain, b.domain))
 	})
@@ -138,6 +143,8 @@ func (s *Subject) region(v *view.View, r *catalog.Region, placed []*catalog.Plac
 	for _, p := range placed {
 		switch {
 		case p.Region != r.Name:
+		case p.Lineage == "" && s.Lineage != "":
+			out.Placed, unseen = true, "it was not looked at since the hub heard that it is there"
 		case p.Lineage != s.Lineage || p.PositionDomain != s.Domain:
 			another = p.Lineage
 		case p.Seen == catalog.SeenLive:
