@@ -148,8 +148,28 @@ func examine(ctx context.Context, b *bucket.Bucket, readOnly bool) []check {
 	default:
 		add("clock", true, nil, fmt.Sprintf("the store's clock is within %s of this machine's", max(skew.Abs(), time.Second).Round(time.Second)), "")
 	}
-	add("delete", false, b.Delete(ctx, key), "the probe could be deleted", "agents of this version delete nothing; later verbs will need delete below .quarry/")
+	add("replace-if-unchanged", false, replaces(ctx, b, key), "honoured: what has changed is not replaced", "this agent can do all but prune snapshot repositories; see docs/permissions.md")
+	add("delete", false, b.Delete(ctx, key), "the probe could be deleted", "grant delete below .quarry/: what is settled stays in the journal without it, and nothing can be pruned; see docs/permissions.md")
 	return out
+}
+
+// replaces finds out whether the store replaces an object only if it is what was
+// read: a gateway may ignore the condition.
+func replaces(ctx context.Context, b *bucket.Bucket, key string) error {
+	_, stale, err := b.GetVersion(ctx, key)
+	if err != nil {
+		return err
+	}
+	if err := b.Replace(ctx, key, []byte("quarry doctor, replaced"), stale); err != nil {
+		return err
+	}
+	switch err := b.Replace(ctx, key, []byte("quarry doctor, replaced again"), stale); {
+	case errors.Is(err, bucket.ErrChanged):
+		return nil
+	case err != nil:
+		return err
+	}
+	return errors.New("the store replaced an object that had changed: it ignores the condition")
 }
 
 // anyObjectBefore tells whether CheckPutNew finds something that it did not

@@ -46,7 +46,7 @@ func doctorSays(t *testing.T, env []string, code int, args ...string) map[string
 
 func TestDoctorOnFolders(t *testing.T) {
 	dir := t.TempDir()
-	if got := doctorSays(t, nil, 0, "--bucket", "file://"+dir); !got["create-if-absent"] || !got["clock"] || !got["delete"] || len(got) != 5 {
+	if got := doctorSays(t, nil, 0, "--bucket", "file://"+dir); !got["create-if-absent"] || !got["clock"] || !got["delete"] || !got["replace-if-unchanged"] || len(got) != 6 {
 		t.Errorf("a good folder: %v", got)
 	}
 	// What was not tried is not claimed.

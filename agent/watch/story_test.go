@@ -34,6 +34,7 @@ type hub struct {
 	finds      map[string]catalog.Finding
 	regs       map[string]catalog.Registration
 	leases     map[string]catalog.Lease
+	permits    map[string]*catalog.Permit
 	gone       map[string]string // withdrawn, and why
 	health     Health
 	ready      bool
@@ -48,7 +49,7 @@ type hub struct {
 func newHub() *hub {
 	return &hub{
 		sights: map[string]catalog.Sighting{}, points: map[string]catalog.RestorePoint{}, finds: map[string]catalog.Finding{},
-		regs: map[string]catalog.Registration{}, leases: map[string]catalog.Lease{}, gone: map[string]string{},
+		regs: map[string]catalog.Registration{}, leases: map[string]catalog.Lease{}, permits: map[string]*catalog.Permit{}, gone: map[string]string{},
 		known: true, changed: make(chan struct{}),
 	}
 }
@@ -75,6 +76,8 @@ func (h *hub) Set(f catalog.Fact) {
 		h.regs[f.Key] = *f.Registration
 	case catalog.FactLease:
 		h.leases[f.Key] = *f.Lease
+	case catalog.FactPermit:
+		h.permits[f.Key] = f.Permit
 	}
 }
 
@@ -93,6 +96,8 @@ func (h *hub) Withdraw(kind catalog.FactKind, key, why string) {
 		delete(h.regs, key)
 	case catalog.FactLease:
 		delete(h.leases, key)
+	case catalog.FactPermit:
+		delete(h.permits, key)
 	}
 }
 

@@ -166,8 +166,9 @@ type Watcher struct {
 	leaseFindings     findings
 	declaredFindings  findings
 	toldRegistrations map[string]catalog.Registration
-	catalog           fold       // under catalogMu
-	catalogMu         sync.Mutex // held while the catalog is read and taken over
+	permits           map[string]uint64 // the number that was told, by slate
+	catalog           fold              // under catalogMu
+	catalogMu         sync.Mutex        // held while the catalog is read and taken over
 
 	mu         sync.Mutex
 	region     descriptor
@@ -193,6 +194,7 @@ func New(b *bucket.Bucket, to Reporter, o Options) (*Watcher, error) {
 		looks: newQueue(), tending: newQueue(),
 		slates: map[string]*slate{}, children: map[string]map[string]*slate{}, notBuffers: map[string]bucket.Object{},
 		toldRegistrations: map[string]catalog.Registration{},
+		permits:           map[string]uint64{},
 		inbox:             drops{prefix: catalog.InboxPrefix, code: "registration-unreadable"},
 		leases:            drops{prefix: catalog.LeasesPrefix, code: "lease-unreadable"},
 	}
@@ -242,6 +244,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		w.looks.put(w.strange.look, 0)
 		w.onDuty.Store(true)
 		w.looks.put(&task{do: w.leasesTask}, w.o.Poll)
+		w.looks.put(&task{do: w.permitsTask}, w.o.Poll)
 		w.looks.put(&task{do: w.catalogTask}, catalogEvery*w.o.Poll)
 		w.tending.run(ctx, tenders)
 	})
