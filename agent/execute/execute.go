@@ -265,7 +265,12 @@ func (e *Executor) attend(ctx context.Context, t *task) time.Duration {
 }
 
 func (e *Executor) tell(o catalog.Outcome) {
-	if err := e.hub.Settle(o); err != nil {
+	// One of a decision that said too little to be answered cannot travel.
+	err := o.Validate()
+	if err == nil {
+		err = e.hub.Settle(o)
+	}
+	if err != nil {
 		e.log.Error("an outcome cannot be told", "decision", o.Decision, "error", err)
 	}
 }
