@@ -74,7 +74,7 @@ func (s *siege) NextOrder(ctx context.Context) (report.Order, error) {
 
 func (s *siege) Settle(o catalog.Outcome) error {
 	if err := o.Validate(); err != nil {
-		s.Error(err)
+		return err // as the report does: nobody could be told of number 0
 	}
 	s.told = append(s.told, o)
 	return nil
