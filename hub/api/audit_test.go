@@ -114,10 +114,10 @@ func TestTheAuditIsListedAndVerified(t *testing.T) {
 func TestAHubThatDoesNotDecideSaysSo(t *testing.T) {
 	f := newFleet()
 	_, s := serve(t, f, Options{})
-	if a := get(t, s, "/v1/regions"); strings.Contains(string(a.body), "not_deciding") {
+	if a := get(t, s, "/v1/regions"); strings.Contains(a.body, "not_deciding") {
 		t.Errorf("%s", a.body)
 	}
-	if a := get(t, s, "/readyz?verbose"); !strings.Contains(string(a.body), "[+] deciding") {
+	if a := get(t, s, "/readyz?verbose"); !strings.Contains(a.body, "[+] deciding") {
 		t.Errorf("%s", a.body)
 	}
 	f.mu.Lock()
@@ -133,7 +133,7 @@ func TestAHubThatDoesNotDecideSaysSo(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 	for _, path := range []string{"/readyz", "/readyz?verbose"} {
-		if a := get(t, s, path); a.status != 200 || !strings.Contains(string(a.body), says) {
+		if a := get(t, s, path); a.status != 200 || !strings.Contains(a.body, says) {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
 		}
 	}

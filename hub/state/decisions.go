@@ -139,7 +139,7 @@ type Proposal struct {
 // that was not sent yet.
 type Approve struct{ ID, By string }
 
-// RefuseDecision: see [Approve].
+// RefuseDecision is the no to a decision; see [Approve].
 type RefuseDecision struct{ ID, By, Why string }
 
 func (Propose) event()        {}

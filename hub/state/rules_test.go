@@ -137,9 +137,7 @@ func (w *world) showRule(v *view.View, what string) (out []string, ok bool) {
 			out = append(out, fmt.Sprintf("region %s %s", r.Name, r.Membership))
 		}
 	case "ledger":
-		for _, k := range slices.Sorted(maps.Keys(w.ledger)) {
-			out = append(out, k)
-		}
+		out = append(out, slices.Sorted(maps.Keys(w.ledger))...)
 	case "decisions":
 		return w.showDecisions(), true
 	default:
