@@ -296,7 +296,7 @@ func TestProcessesKilledWithNineEndAsIfNothingHadHappened(t *testing.T) {
 		})
 	}
 	t.Logf("%d processes were killed", kills)
-	if kills < 20 {
+	if kills < 5 { // forty and more on two cores; on one the killer is late
 		t.Errorf("only %d processes were killed", kills)
 	}
 }

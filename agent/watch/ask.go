@@ -22,11 +22,12 @@ func (s *slate) answered(how func(*answers)) {
 // Prove looks at a root now, proves again that what is there descends from what
 // was there, and returns what was seen: what may be acted on at this moment. It
 // waits for its turn among the other looks, until ctx is over. An error wraps
-// fs.ErrNotExist when the root is not followed.
+// fs.ErrNotExist when the root is not followed and everything was looked for;
+// before that it is not known, which is another error: ask again.
 func (w *Watcher) Prove(ctx context.Context, root string) (catalog.Sighting, error) {
-	s := w.followed(root)
-	if s == nil {
-		return catalog.Sighting{}, fmt.Errorf("%s: no slate is followed there: %w", root, fs.ErrNotExist)
+	s, err := w.follows(root)
+	if err != nil {
+		return catalog.Sighting{}, err
 	}
 	// First what is new there, then whether it is still the same.
 	for _, ask := range []func(){func() { s.hinted.Store(true) }, func() { s.doubted.Store(true) }} {
@@ -44,18 +45,31 @@ func (w *Watcher) Prove(ctx context.Context, root string) (catalog.Sighting, err
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sight.Root == "" {
-		return catalog.Sighting{}, fmt.Errorf("%s: nothing is known of it yet: %w", root, fs.ErrNotExist)
+		return catalog.Sighting{}, fmt.Errorf("%s: nothing is known of it yet", root)
 	}
 	return s.sight, nil
+}
+
+// follows is what is followed at a root.
+func (w *Watcher) follows(root string) (*slate, error) {
+	_, all := w.Progress() // before it is looked for, or it may be found between the two
+	switch s := w.followed(root); {
+	case s != nil:
+		return s, nil
+	case !all:
+		return nil, fmt.Errorf("%s: no slate is followed there yet, and the bucket is still being looked through", root)
+	default:
+		return nil, fmt.Errorf("%s: no slate is followed there: %w", root, fs.ErrNotExist)
+	}
 }
 
 // Points are the restore points of a root, each with every object of it looked
 // at during this call, newest first. Prove comes before it. It waits until ctx
 // is over.
 func (w *Watcher) Points(ctx context.Context, root string) ([]catalog.RestorePoint, error) {
-	s := w.followed(root)
-	if s == nil {
-		return nil, fmt.Errorf("%s: no slate is followed there: %w", root, fs.ErrNotExist)
+	s, err := w.follows(root)
+	if err != nil {
+		return nil, err
 	}
 	for s.anew.Store(true); s.anew.Load(); {
 		if ctx.Err() != nil {
