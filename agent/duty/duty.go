@@ -156,6 +156,9 @@ func (d *Duty) serve(ctx context.Context, c claim) (why error) {
 		stop(d.renew(ours, c))
 	}()
 	d.clear(ours, c)
+	// Each opening leaves a manifest and a fence in the bucket: what fails again
+	// and again is tried less often.
+	rest, began := d.o.Every, time.Now()
 	for ours.Err() == nil {
 		err := d.keep(ours, c)
 		if ours.Err() != nil {
@@ -171,9 +174,13 @@ func (d *Duty) serve(ctx context.Context, c claim) (why error) {
 			break
 		}
 		d.complain("the catalog cannot be written", err)
-		if d.wait(ours, d.o.Every, nil) != nil {
+		if time.Since(began) > 2*restMost { // it worked for a while
+			rest = d.o.Every
+		}
+		if d.wait(ours, rest, nil) != nil {
 			break
 		}
+		rest, began = min(2*rest, max(restMost, d.o.Every)), time.Now()
 	}
 	stop(nil)
 	<-beating
@@ -184,6 +191,9 @@ func (d *Duty) serve(ctx context.Context, c claim) (why error) {
 	}
 	return why
 }
+
+// restMost is the longest pause before the catalog is opened again.
+const restMost = 2 * time.Minute
 
 var (
 	errSucceeded = errors.New("a higher claim rules")

@@ -206,6 +206,47 @@ func TestOD5_ASecondHolderFencesTheFirst(t *testing.T) {
 	}
 }
 
+// A holder that was stopped wakes and finds a declaration in the inbox that says
+// what its own rows say: it is no repetition, for another holder has taken it
+// back meanwhile. It must not remove it.
+func TestAHolderOfThePastRemovesNothingFromTheInbox(t *testing.T) {
+	b := folder(t)
+	first, err := open(t.Context(), store{b: b}, newSeats(nil, nil, DefaultEvery))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.w.Abandon()
+	drop(t, b, "orders", "dbs/orders")
+	if _, _, err := first.fold(t.Context(), claim{Number: 1}); err != nil {
+		t.Fatal(err)
+	}
+	second, err := open(t.Context(), store{b: b}, newSeats(nil, nil, DefaultEvery))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.w.Abandon()
+	back := fmt.Sprintf("%s%s.json", catalog.InboxPrefix, ulid.Make())
+	if err := b.PutNew(t.Context(), back, []byte(`{"version":1,"action":"deregister","slate":"orders","root":"dbs/orders","owner":"team"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := second.fold(t.Context(), claim{Number: 2}); err != nil {
+		t.Fatal(err)
+	}
+	again := drop(t, b, "orders", "dbs/orders")
+	if _, _, err := first.fold(t.Context(), claim{Number: 1}); !errors.Is(err, slatedb.ErrFenced) {
+		t.Fatalf("the first goes on: %v", err)
+	}
+	if inbox(t, b) != 1 {
+		t.Fatal("the first removed what the second has not taken")
+	}
+	if _, _, err := second.fold(t.Context(), claim{Number: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if second.declared[again].Action != catalog.Register {
+		t.Errorf("the last declaration is lost: %v", second.declared)
+	}
+}
+
 // One that stands by takes over after a TTL without a beat, and at once when
 // the holder says goodbye.
 func TestTheDutyPassesOn(t *testing.T) {

@@ -144,8 +144,16 @@ func (k *keeper) fold(ctx context.Context, c claim) (taken int, more bool, err e
 	if len(folded) > 0 {
 		declared = catalog.Settled(all)
 	}
+	was := k.revision
 	if err := k.write(ctx, c, declared); err != nil {
 		return 0, false, err
+	}
+	if len(folded) > 0 && k.revision == was {
+		// Nothing was written, and so nothing has said yet that the rows with
+		// which this was compared are the newest.
+		if err := k.w.Still(ctx); err != nil {
+			return 0, false, fmt.Errorf("before what was folded is removed: %w", err)
+		}
 	}
 	for _, key := range folded {
 		if err := k.b.Delete(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {

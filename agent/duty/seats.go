@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"io/fs"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -271,9 +272,12 @@ func (s *seats) reseat(ctx context.Context, c *changes, root string, complete bo
 			return nil // nobody ever told of it, or it may yet be found
 		}
 		sight = catalog.Sighting{Slate: t.slate, Root: root, Seen: catalog.SeenMissing, Reason: unseen}
+		if by, named := s.named[t.slate]; named && by != root {
+			sight.Slate = root // another has its name by now
+		}
 	}
 	if sight.Seen != catalog.SeenLive && sight.ManifestID == nil && t != nil && t.slate != "" {
-		was, err := s.before(ctx, read, t)
+		was, err := s.before(ctx, read, t, root)
 		if err != nil {
 			return err
 		}
@@ -330,6 +334,9 @@ func (s *seats) reseat(ctx context.Context, c *changes, root string, complete bo
 			continue
 		}
 		elsewhere := strings.HasPrefix(k.path, "slate/")
+		if elsewhere && s.others(k.path, root) {
+			continue
+		}
 		if sight.Seen != catalog.SeenLive && !(elsewhere && strings.HasSuffix(k.path, "/"+catalog.PlacementBranch)) {
 			rows = append(rows, k)
 			continue
@@ -343,8 +350,8 @@ func (s *seats) reseat(ctx context.Context, c *changes, root string, complete bo
 	return nil
 }
 
-// before is the placement as the catalog has it; nil: it has none.
-func (s *seats) before(ctx context.Context, read func() *slatedb.Reader, t *seat) (*catalog.Sighting, error) {
+// before is the placement at a root as the catalog has it; nil: it has none.
+func (s *seats) before(ctx context.Context, read func() *slatedb.Reader, t *seat, root string) (*catalog.Sighting, error) {
 	key := catalog.Row{Path: t.under() + catalog.PlacementBranch}.Key()
 	e, err := read().Get(ctx, key)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -358,10 +365,26 @@ func (s *seats) before(ctx context.Context, read func() *slatedb.Reader, t *seat
 		return nil, nil // it stays as it is
 	}
 	v, err := catalog.ReadRow(row)
-	if p, ok := v.(*catalog.PlacementRow); ok && err == nil {
+	if p, ok := v.(*catalog.PlacementRow); ok && err == nil && p.Root == root {
 		return &p.Sighting, nil
 	}
 	return nil, nil
+}
+
+// others reports whether a row that one root had elsewhere is another root's by
+// now: names have passed between them.
+func (s *seats) others(path, root string) bool {
+	name, beside, rest, ok := catalog.Branch(path)
+	if !ok {
+		return false
+	}
+	owner, named := s.named[name]
+	if beside || !named {
+		owner = name
+	}
+	t := s.roots[owner]
+	return owner != root && t != nil && t.slate == name && t.beside == beside &&
+		slices.ContainsFunc(t.rows, func(k kept) bool { return k.path == rest })
 }
 
 // move says what the slate at a root is called, and so where its rows lie. Two

@@ -425,3 +425,59 @@ func TestTheCatalogIsAPlainReadingOfTheWorld(t *testing.T) {
 		}
 	})
 }
+
+// Names pass between roots that are all there: whichever is compared first,
+// each root's rows are under its name afterwards, and nobody else's.
+func TestNamesThatPassBetweenRootsTakeNoRowsWithThem(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	synctest.Test(t, func(t *testing.T) {
+		b, w := folder(t), newWorld()
+		keeping(t, b, w)
+		roots := []string{"dbs/a", "dbs/b", "dbs/c"}
+		for round := range 60 {
+			names := []string{"x", "y", "z"}
+			rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+			for i, root := range roots {
+				s := sighted(root, 7, catalog.Checkpoint{ID: "r-" + root[4:], ManifestID: 7})
+				if s.Slate = names[i]; rng.IntN(4) == 0 {
+					s.Slate = root // nobody declares it now
+				}
+				w.see(s)
+			}
+			time.Sleep(time.Minute)
+			got, _ := table(t, b)
+			want := w.rowsOf(t)
+			if !maps.Equal(got, want) {
+				t.Fatalf("round %d, names %v: the catalog has\n%v\nnot\n%v", round, names, got, want)
+			}
+		}
+	})
+}
+
+// What is not followed any more is missing under its own name, once another
+// root has the name that it had; the other one's rows do not say so.
+func TestWhatIsNotFollowedLeavesItsNameToTheOneThatHasIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, w := folder(t), newWorld()
+		keeping(t, b, w)
+		old, next := sighted("dbs/a", 7), sighted("dbs/b", 9)
+		old.Slate = "x"
+		w.see(old)
+		time.Sleep(time.Minute)
+		w.mu.Lock()
+		delete(w.sights, "dbs/a")
+		w.mu.Unlock()
+		next.Slate = "x"
+		w.see(next)
+		time.Sleep(time.Hour)
+		got, _ := table(t, b)
+		if v, _ := got["slate/x/placement"].(string); !strings.Contains(v, "root:dbs/b") || !strings.Contains(v, "seen:live") {
+			t.Errorf("x is %v", got["slate/x/placement"])
+		}
+		if v, _ := got["slate/dbs%2Fa/placement"].(string); !strings.Contains(v, "seen:missing") {
+			t.Errorf("dbs/a is %v", got["slate/dbs%2Fa/placement"])
+		}
+	})
+}

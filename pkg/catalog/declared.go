@@ -89,7 +89,9 @@ func DecodeRegistration(key string, b []byte) (Registration, error) {
 	if err := decodeDeclared(b, &r); err != nil {
 		return r, fmt.Errorf("registration %s: %w", key, err)
 	}
-	r.ID = strings.TrimSuffix(key[strings.LastIndexByte(key, '/')+1:], ".json")
+	if r.ID = strings.TrimSuffix(key[strings.LastIndexByte(key, '/')+1:], ".json"); r.ID == "" {
+		return r, fmt.Errorf("registration %s: its object has no name before .json: %w", key, ErrInvalid)
+	}
 	if err := r.Validate(); err != nil {
 		return r, fmt.Errorf("registration %s: %w", key, err)
 	}

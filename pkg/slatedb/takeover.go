@@ -180,6 +180,22 @@ func (w *Writer) still(ctx context.Context) (*Head, error) {
 	return h, nil
 }
 
+// Still proves that nobody has claimed the database since this writer did, up to
+// the moment of the call: what was decided from its rows before was decided from
+// the newest ones. A write proves the same; this is for who has nothing to write.
+// The error wraps [ErrFenced] when somebody has, and the writer is ended then.
+// Anybody may call it at any time; it costs some three requests.
+func (w *Writer) Still(ctx context.Context) error {
+	if err := w.Status().Err; err != nil {
+		return err
+	}
+	_, err := w.still(ctx)
+	if err != nil && final(err) {
+		w.die(err)
+	}
+	return err
+}
+
 // newestL0 returns the newest table id that the writer of m has given out.
 func newestL0(m *manifest.Manifest) *ulid.ULID {
 	newest := m.LastCompactedL0
