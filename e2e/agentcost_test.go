@@ -462,7 +462,7 @@ func TestWhatAnAgentCostsBesideListingEveryTenSeconds(t *testing.T) {
 	t.Logf("AGENT-COST ratio 1/%.0f of listing (goal 1/100) at %.2f times its median delay: %s",
 		naiveDollars/dollars, float64(quantile(ours, 0.5))/float64(quantile(theirs, 0.5)), verdict(dollars*100 <= naiveDollars))
 	if len(ours) < costBusiest || len(theirs) < costSample || unseen > len(ours)/5 {
-		t.Fatalf("no verdict: the agent saw %d changes and not %d, the peer %d", len(ours), unseen, len(theirs))
+		t.Errorf("no verdict: the agent saw %d changes and not %d, the peer %d", len(ours), unseen, len(theirs))
 	}
 	if got, want := naivePerHour["list"], costSlates*3600/naiveEvery.Seconds(); got < 0.9*want || got > 1.1*want {
 		t.Errorf("the naive peer listed %.0f times an hour; it should be %.0f", got, want)
