@@ -9,6 +9,7 @@ import (
 	"github.com/quarry-db/quarry/hub/table"
 	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/regions/plan"
 )
 
 // adopt goes on with a view that was saved by columns. Its rows are settled:
@@ -132,7 +133,7 @@ func (s *State) placeAll(r *region, of *statements) {
 		if row.State != catalog.RestoreVerified {
 			continue
 		}
-		at := max(sd.since+verifiedFor, 1)
+		at := max(sd.since+plan.FreshFor, 1)
 		switch slot := s.b.Slot(r.name, row.Root); {
 		case slot == table.None:
 		case k.due == 0:

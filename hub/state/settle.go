@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/regions/plan"
 )
 
 // settle makes the rows of one root say what is known, and tells each change
@@ -309,13 +310,10 @@ func (s *State) settlePoints(r *region, st *seat, own standing) (counted, verifi
 	return counted, verified
 }
 
-// verifiedFor is how long a verification counts (DESIGN §2).
-const verifiedFor = 24 * time.Hour
-
 // age shows a verified restore point as listed again when it is too long ago,
 // by the hub's clock, that its agent said so.
 func (s *State) age(st *seat, k *said, rp *catalog.RestorePoint) {
-	till := k.since + verifiedFor
+	till := k.since + plan.FreshFor
 	if till <= s.mono || st.content == nil { // of what nobody sees nothing is verified
 		rp.State, rp.Reason = catalog.RestoreListed, "its verification is more than a day old"
 		if till > s.mono {
