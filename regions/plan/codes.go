@@ -28,12 +28,13 @@ const (
 	wouldStrand
 	frozen
 	noPolicy
+	regionLagging
 )
 
 // spelled are the codes in the order of their bits.
 var spelled = [...]Code{
 	RegionStale, RegionBlind, RegionJoining, RegionReset, NoArchive, ArchiveUnreadable, SnapshotIncomplete, BelowMinSnapshots,
-	OnHold, OnLegalHold, WindowClosed, ReaderActive, PinnedByClone, Incomparable, WouldStrand, Frozen, NoPolicy,
+	OnHold, OnLegalHold, WindowClosed, ReaderActive, PinnedByClone, Incomparable, WouldStrand, Frozen, NoPolicy, RegionLagging,
 }
 
 // All gives the codes of the set, always in the same order.

@@ -58,6 +58,16 @@ type Rule struct {
 	// settled when it was first seen at seenBy or before: Unix nanoseconds.
 	freshSince, seenBy int64
 	gap, keep          uint64
+	// behind is how far a region's archive may be behind; nil: as far as it likes.
+	behind *lag
+}
+
+// lag is how far a region's archive may be behind the head, and whether more of
+// it holds everything back.
+type lag struct {
+	positions uint64 // 0: any
+	seenBy    int64  // what it has archived was first seen after that: Unix nanoseconds; the lowest: any time
+	blocks    bool
 }
 
 // asked is a required region.
@@ -101,6 +111,12 @@ func newRule(p *regions.Policy, set []Standing, column func(i int) int, now time
 		permits: true, all: p.Trim.Require.All, atLeast: p.Trim.Require.AtLeast, which: p.RestorePoints.PerRegion,
 		freshSince: nanos(now.Add(-FreshFor)), seenBy: nanos(now.Add(-settled)),
 		gap: p.Trim.SafetyGap.Positions, keep: p.Trim.KeepNewest.Positions,
+	}
+	if m := p.Trim.MaxLag; m != nil {
+		r.behind = &lag{positions: m.Positions, seenBy: math.MinInt64, blocks: m.Then == regions.ThenBlock}
+		if m.Age > 0 {
+			r.behind.seenBy = nanos(now.Add(-time.Duration(m.Age)))
+		}
 	}
 	if open, why := p.Open(regions.ActionTrim, now); !open {
 		r.closed = why
@@ -158,6 +174,7 @@ type account struct {
 type opinion struct {
 	stance   stance
 	position uint64 // its archived position, when that is its stance
+	seen     int64  // when that was first heard of
 }
 
 // cause is a reason before it has words.
@@ -179,6 +196,7 @@ const (
 	ofPin      // it keeps everything
 	ofConsumer // it would be stranded
 	ofBounds
+	ofLag // a region asked that is behind
 )
 
 // because counts a cause, and tells it when somebody wants to know.
@@ -256,13 +274,14 @@ func (r *Rule) hear(a *asked, f *facts) opinion {
 	if !r.enough(got) {
 		return opinion{stance: few(a, got.fresh)}
 	}
-	return opinion{position: got.position}
+	return opinion{position: got.position, seen: got.seen}
 }
 
 // reach is what restore points come to. It is small enough to stay in registers.
 type reach struct {
 	counted, fresh int    // how many are verified and settled, up to those asked for; and verified at all
 	position, best uint64 // of the last and the first that counted: the archived position, when enough did
+	seen           int64  // when that was first heard of
 }
 
 // reach reads restore points, newest first, until enough of them count.
@@ -277,7 +296,7 @@ func (r *Rule) reach(marks []mark) reach {
 		if m.seen > r.seenBy {
 			continue // too young to rely on
 		}
-		got.position = m.position
+		got.position, got.seen = m.position, m.seen
 		if got.counted++; got.counted == 1 {
 			got.best = m.position
 		}
@@ -293,6 +312,20 @@ func (r *Rule) enough(got reach) bool { return got.counted > 0 && got.counted ==
 
 // fresh reports whether a verification of that moment counts.
 func (r *Rule) fresh(verified int64) bool { return verified >= r.freshSince }
+
+// lags reports whether what a region has archived is further behind the head
+// than it may be. Time alone is no lag: it counts when the head has gone on. When
+// nobody has seen the head, nobody knows that it does not lag.
+func (r *Rule) lags(f *facts, o opinion) bool {
+	switch m := r.behind; {
+	case !f.hasHead:
+		return true
+	case f.head <= o.position:
+		return false
+	default:
+		return m.positions > 0 && f.head-o.position > m.positions || o.seen <= m.seenBy
+	}
+}
 
 // few is the stance of a region with too few restore points.
 func few(a *asked, fresh int) stance {
@@ -335,6 +368,9 @@ func (r *Rule) agreed(f *facts, x *account, v *Ruling, b *bound) bool {
 			v.because(x, codeOf[o.stance], ofRegion, i)
 		case o.stance != archived:
 		default:
+			if r.behind != nil && r.behind.blocks && !none && r.lags(f, o) {
+				v.because(x, regionLagging, ofLag, i)
+			}
 			if a.must && (b.binding < 0 || o.position < lowest) {
 				lowest, b.binding = o.position, a.column
 			}

@@ -106,8 +106,8 @@ func TestEveryCodeHasItsBit(t *testing.T) {
 	if !slices.Equal(written, spelled[:]) {
 		t.Errorf("verdict.go has %v,\nthe bits are of %v", written, spelled)
 	}
-	if noPolicy.code() != NoPolicy || (noPolicy<<1)&1 != 0 || (noPolicy<<1).String() != "" || Codes(0).Has(NoPolicy) {
-		t.Error("the last bit is not that of no-policy")
+	if regionLagging.code() != RegionLagging || (regionLagging<<1)&1 != 0 || (regionLagging<<1).String() != "" || Codes(0).Has(NoPolicy) {
+		t.Error("the last bit is not that of region-lagging")
 	}
 	if s := (frozen | regionStale).String(); s != "region-stale frozen" {
 		t.Error(s)

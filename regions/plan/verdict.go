@@ -37,6 +37,7 @@ const (
 	WouldStrand        Code = "would-strand"
 	Frozen             Code = "frozen"
 	NoPolicy           Code = "no-policy"
+	RegionLagging      Code = "region-lagging" // by maxLag; it stops the verdict when that says block
 )
 
 // Reason is one fact that holds back.

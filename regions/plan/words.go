@@ -79,8 +79,11 @@ func (w *words) region(i int) RegionOpinion {
 	if w.rule.enough(got) {
 		out.Verified = &got.position
 	}
-	if o.stance != archived {
+	switch {
+	case o.stance != archived:
 		out.Reasons = append(out.Reasons, w.stance(o.stance, r, got))
+	case w.rule.behind != nil && w.rule.lags(w.f, o):
+		out.Reasons = append(out.Reasons, w.lag(r, o))
 	}
 	return out
 }
@@ -119,6 +122,20 @@ func (w *words) stance(s stance, r *Region, got reach) Reason {
 	}
 }
 
+// lag says how far a region is behind, and what brings it forward.
+func (w *words) lag(r *Region, o opinion) Reason {
+	say := func(format string, args ...any) Reason { return reason(RegionLagging, format, args...) }
+	m := w.p.Trim.MaxLag
+	switch {
+	case !w.f.hasHead:
+		return say("how far %s goes on was not seen yet, so nobody knows how far the archive in %s is behind", w.s.Name, r.Name)
+	case m.Positions > 0 && w.f.head-o.position > m.Positions:
+		return say("the archive in %s is %d positions behind, policy %s bears %d; make a snapshot in %s", r.Name, w.f.head-o.position, w.p.Name, m.Positions, r.Name)
+	}
+	return say("the archive in %s has been at %d for %s and the head is at %d, policy %s bears %s; make a snapshot in %s", r.Name, o.position,
+		w.now.Sub(time.Unix(0, o.seen)).Round(time.Second), w.f.head, w.p.Name, time.Duration(m.Age), r.Name)
+}
+
 // cause says why the slate waits.
 func (w *words) cause(c cause, said []RegionOpinion) Reason {
 	say := func(format string, args ...any) Reason { return reason(c.code.code(), format, args...) }
@@ -127,7 +144,7 @@ func (w *words) cause(c cause, said []RegionOpinion) Reason {
 		return say("%s; see quarry thaw", w.s.Frozen)
 	case ofWindow:
 		return say("%s, by policy %s", w.rule.closed, w.p.Name)
-	case ofRegion:
+	case ofRegion, ofLag:
 		r := said[c.of].Reasons
 		return r[len(r)-1] // its stance comes last
 	case ofAbsent:
