@@ -237,8 +237,11 @@ func (r *Rule) decide(f *facts, x *account) Ruling {
 	if !r.agreed(f, x, &v, &b) {
 		return v // what follows has no floor to bound
 	}
-	agreed := b.floor
-	b.below(r.gap, agreed)
+	// The gap is kept beside what the region has archived: the floor is still its.
+	agreed, from := b.floor, b.binding
+	if b.below(r.gap, agreed); !b.nothing {
+		b.binding = from
+	}
 	if r.keep > 0 {
 		head := agreed // nobody has seen how far the log goes on
 		if f.hasHead {

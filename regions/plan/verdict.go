@@ -68,8 +68,8 @@ type Verdict struct {
 	// UpTo is the floor, inclusive, in the slate's position domain; nil when
 	// waiting.
 	UpTo *uint64 `json:"up_to"`
-	// Binding names the required region that the floor comes from; empty when
-	// a hold, a reader or the policy's own bounds are lower.
+	// Binding names the required region that the floor comes from, less the
+	// safety gap; empty when a hold, a reader or what keepNewest keeps is lower.
 	Binding string          `json:"binding_region"`
 	Regions []RegionOpinion `json:"regions"` // of the required regions, by name
 	Holds   []Pin           `json:"holds"`   // those that bound the floor, lowest first
