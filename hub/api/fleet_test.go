@@ -139,9 +139,12 @@ func (f *fleet) Forget(_ context.Context, region, slate, by string) error {
 	return nil
 }
 
-func (f *fleet) Do(_ context.Context, c state.Command) error {
+func (f *fleet) Do(_ context.Context, c state.Command) error { return f.step(c) }
+
+// step has the ruler take an event, and the view show what came of it.
+func (f *fleet) step(e state.Event) error {
 	f.mu.Lock()
-	r := f.ruler.Step(c, f.now)
+	r := f.ruler.Step(e, f.now)
 	v := f.ruler.View()
 	f.mu.Unlock()
 	if r.Err != nil {
@@ -150,6 +153,12 @@ func (f *fleet) Do(_ context.Context, c state.Command) error {
 	f.record(r.Records)
 	f.change(func(b *view.Builder) {
 		b.SetRules(v.Rules(), slices.Collect(v.Policies()), slices.Collect(v.Holds()), slices.Collect(v.Freezes()))
+		for row := range v.Decisions() {
+			if b.Decision(row.ID) != row {
+				b.SetDecision(row)
+			}
+		}
+		b.SetBreaker(v.Breaker())
 		for row := range v.Regions() {
 			if old := b.Region(row.Name); old == nil || old.Membership != row.Membership {
 				b.SetRegion(row, false)

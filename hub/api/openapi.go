@@ -42,7 +42,7 @@ func document(ops []*operation) ([]byte, error) {
 		addShape(schemas, r.typ.Shape)
 	}
 	for _, t := range []*query.Type{
-		doneType, forgetType, documentsType, appliedType, whyType, scopeType, joinType, explainedType, testedType, trimsType, auditRowType, auditHeadType, auditProblemType, query.TypeOf[Problem]("problems", nil, "code"),
+		doneType, forgetType, documentsType, appliedType, whyType, scopeType, joinType, explainedType, testedType, trimsType, auditRowType, auditHeadType, auditProblemType, breakerType, closeType, query.TypeOf[Problem]("problems", nil, "code"),
 		query.TypeOf[catalog.Freshness]("freshness", values, "state"),
 	} {
 		addShape(schemas, t.Shape)
@@ -174,6 +174,13 @@ func fieldSchema(f *query.Field) schema {
 	var s schema
 	switch f.Kind {
 	case query.Record:
+		if f.Nullable {
+			s = schema{"anyOf": []schema{ref(f.Sub.Name), {"type": "null"}}}
+			if f.Doc != "" {
+				s["description"] = f.Doc
+			}
+			return s
+		}
 		return ref(f.Sub.Name)
 	case query.Records:
 		s = array(ref(f.Sub.Name))

@@ -121,7 +121,7 @@ func (a *API) asProblem(r *http.Request, err error) *Problem {
 		return problem(http.StatusConflict, CodeNothingToAccept, "", "", "%v", err)
 	case errors.Is(err, state.ErrNotMissing):
 		return problem(http.StatusConflict, CodeNotMissing, "", "", "%v", err)
-	case errors.Is(err, ledger.ErrNotDeciding), errors.Is(err, ledger.ErrUnknown):
+	case errors.Is(err, ledger.ErrNotDeciding), errors.Is(err, state.ErrNotDeciding), errors.Is(err, ledger.ErrUnknown):
 		return problem(http.StatusServiceUnavailable, CodeNotDeciding, "", "nothing was done, unless it says that this is not known", "%v", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), r.Context().Err() != nil:
 		return problem(http.StatusServiceUnavailable, CodeTimeout, "", "try again", "%v", err)

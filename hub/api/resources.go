@@ -52,6 +52,9 @@ var values = query.Values{
 	reflect.TypeFor[catalog.RestoreState]():   text(catalog.RestoreListed, catalog.RestoreVerified, catalog.RestoreIncomplete, catalog.RestoreUnreadable),
 	reflect.TypeFor[catalog.RestoreSource]():  text(catalog.SourceCheckpoint, catalog.SourceSnapshot),
 	reflect.TypeFor[plan.Action]():            text(plan.Permit, plan.Wait),
+	reflect.TypeFor[catalog.Stage]():          text(catalog.Stages...),
+	reflect.TypeFor[catalog.Verb]():           text(catalog.Verbs...),
+	reflect.TypeFor[catalog.OutcomeState]():   text(catalog.OutcomeStates...),
 }
 
 func anyRow[T any](rows iter.Seq[*T]) iter.Seq[any] {

@@ -78,6 +78,7 @@ func ruled() []*resource {
 			rows: func(v *view.View, _ *query.Filter) iter.Seq[any] { return anyRow(v.Freezes()) },
 			key:  func(row any) string { return row.(*catalog.Freeze).Scope },
 		},
+		decisionRows(),
 	}
 }
 
@@ -116,7 +117,8 @@ func ruleOperations() []*operation {
 		body: documentsType, limit: maxDocuments, answer: ref(testedType.Shape.Name), refuses: []int{400, 403, 409, 413, 415},
 		handle: func(c *call) error { return c.testPolicies() },
 	}}
-	for _, w := range words {
+	ops = append(ops, breakerOperation())
+	for _, w := range append(words, decisionWords...) {
 		ops = append(ops, &operation{
 			method: "POST", path: w.path, id: w.id, summary: w.summary, doc: w.doc, params: params, body: w.body, answer: ref(doneType.Shape.Name), refuses: refuses,
 			handle: func(c *call) error { return c.word(w.do) },
@@ -125,13 +127,16 @@ func ruleOperations() []*operation {
 	return ops
 }
 
-// words are the commands that are answered with one sentence: each checks what
-// it can in the view, so that a dry run says the same, and makes the command.
-var words = []struct {
+// wording is a command that is answered with one sentence: it checks what it can
+// in the view, so that a dry run says the same, and makes the command.
+type wording struct {
 	path, id, summary, doc string
 	body                   *query.Type
 	do                     func(c *call, v *view.View, by string) (state.Command, string, error)
-}{
+}
+
+// words are the commands about documents and regions.
+var words = []wording{
 	{"/v1/policies/{name}:remove", "remove_policy", "Take a policy out of force", "What only it permitted is not permitted any more.", whyType,
 		func(c *call, v *view.View, by string) (state.Command, string, error) {
 			req, err := bodyOf[WhyRequest](c)
@@ -325,7 +330,8 @@ func (c *call) refusal(err error) error {
 	switch {
 	case errors.Is(err, state.ErrLineages):
 		return problem(http.StatusConflict, CodeLineages, "region", "name one of the regions", "%v", err)
-	case errors.Is(err, state.ErrMembership), errors.Is(err, regions.ErrSecondPerson), errors.Is(err, fs.ErrExist):
+	case errors.Is(err, state.ErrMembership), errors.Is(err, regions.ErrSecondPerson), errors.Is(err, fs.ErrExist),
+		errors.Is(err, state.ErrStage), errors.Is(err, state.ErrSamePerson), errors.Is(err, state.ErrBreaker), errors.Is(err, state.ErrQuota), errors.Is(err, state.ErrNoBreaker):
 		return problem(http.StatusConflict, CodeRefused, "", "", "%v", err)
 	case errors.Is(err, regions.ErrInvalid):
 		return problem(http.StatusBadRequest, CodeBadBody, "", "", "%v", err)

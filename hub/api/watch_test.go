@@ -271,9 +271,11 @@ func TestAReaderThatStallsIsCutOffAndHoldsNobody(t *testing.T) {
 }
 
 func TestEveryFieldOfEveryResourceCanBeAskedFor(t *testing.T) {
-	_, s := serve(t, newFleet(), Options{})
+	f := newFleet()
+	_, s := serve(t, f, Options{})
 	ask(t, s, "POST", "/v1/documents:apply", documentsBody(archives+aHold))
 	ask(t, s, "POST", "/v1/freezes:freeze", `{"scope":"all"}`)
+	f.propose(t, "sam", 1, "dbs/orders")
 	for _, r := range append(resources(), eventRows()) {
 		for _, name := range r.typ.Names() {
 			filter := url.QueryEscape(name + ":* OR NOT " + name + ":*")

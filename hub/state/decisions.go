@@ -17,30 +17,20 @@ import (
 )
 
 // Stage is where a decision is in its life.
-type Stage string
+type Stage = catalog.Stage
 
-// The stages. A decision goes down this list and never up, but that what an
-// agent says late is still taken down.
+// The stages, as package catalog explains them.
 const (
-	StageProposed     Stage = "proposed"      // people have to approve it
-	StageApproved     Stage = "approved"      // it waits for an agent of its region
-	StageSent         Stage = "sent"          // an agent may have it, from now on
-	StageClaimed      Stage = "claimed"       // an agent says that it is done; the effect was not seen yet
-	StageDone         Stage = "done"          // the effect was seen
-	StageRefused      Stage = "refused"       // by a person, or by the agent; nothing was done
-	StageFailed       Stage = "failed"        // something may have been done, not all of it
-	StageExpired      Stage = "expired"       // its time was over before it was sent, or before the agent did anything
-	StageNotEffective Stage = "not-effective" // no effect was seen in time: never taken for done
+	StageProposed     = catalog.StageProposed
+	StageApproved     = catalog.StageApproved
+	StageSent         = catalog.StageSent
+	StageClaimed      = catalog.StageClaimed
+	StageDone         = catalog.StageDone
+	StageRefused      = catalog.StageRefused
+	StageFailed       = catalog.StageFailed
+	StageExpired      = catalog.StageExpired
+	StageNotEffective = catalog.StageNotEffective
 )
-
-// Settled reports whether nothing more is expected.
-func (s Stage) Settled() bool {
-	switch s {
-	case StageProposed, StageApproved, StageSent, StageClaimed:
-		return false
-	}
-	return true
-}
 
 // Decided is a decision as the ledger has it. Values are replaced, never changed.
 type Decided struct {
@@ -77,6 +67,7 @@ var (
 	ErrSamePerson  = errors.New("another person has to approve")
 	ErrBreaker     = errors.New("breaker-open")
 	ErrQuota       = errors.New("quota-exceeded")
+	ErrNoBreaker   = errors.New("the breaker is closed; there is nothing to close")
 )
 
 // decisions are what the state knows of them.
@@ -137,7 +128,7 @@ type Proposal struct {
 
 // Approve is a person's yes to a proposed decision, RefuseDecision the no to one
 // that was not sent yet.
-type Approve struct{ ID, By string }
+type Approve struct{ ID, By, Why string }
 
 // RefuseDecision is the no to a decision; see [Approve].
 type RefuseDecision struct{ ID, By, Why string }
@@ -203,11 +194,8 @@ func (e Approve) enact(s *State) error {
 	if err != nil {
 		return err
 	}
-	if d.Stage != StageProposed {
-		return fmt.Errorf("decision %s is %s: %w", e.ID, d.Stage, ErrStage)
-	}
-	if e.By == "" || e.By == d.By || slices.ContainsFunc(d.Approved, func(a Approval) bool { return a.By == e.By }) {
-		return fmt.Errorf("decision %s was proposed or approved by %s: %w", e.ID, firstOf(e.By, "somebody"), ErrSamePerson)
+	if err := mayApprove(s.decidedRow(d), e.By); err != nil {
+		return err
 	}
 	next := *d
 	next.Approved = append(slices.Clone(d.Approved), Approval{e.By, s.wall.Round(0)})
@@ -215,7 +203,7 @@ func (e Approve) enact(s *State) error {
 		next.Stage = StageApproved
 	}
 	s.putDecided(&next)
-	s.auditDecision("approved", &next, e.By, "")
+	s.auditDecision("approved", &next, e.By, e.Why)
 	s.issue()
 	return nil
 }
@@ -225,8 +213,8 @@ func (e RefuseDecision) enact(s *State) error {
 	if err != nil {
 		return err
 	}
-	if d.Stage != StageProposed && d.Stage != StageApproved {
-		return fmt.Errorf("decision %s is %s: %w", e.ID, d.Stage, ErrStage)
+	if err := mayRefuse(s.decidedRow(d)); err != nil {
+		return err
 	}
 	s.end(d, StageRefused, nil, e.By, e.Why)
 	return nil
@@ -402,6 +390,7 @@ func (s *State) ageDecisions() {
 		}
 	}
 	s.issue()
+	s.showWaiting()
 	if len(s.dec.all) <= len(s.dec.open) {
 		return
 	}
@@ -444,6 +433,7 @@ func (s *State) auditDecision(what string, d *Decided, by, why string) {
 	}
 	about := fmt.Sprintf("%s of %s in %s", x.Verb, firstOf(x.Slate, "everything"), x.Region)
 	s.audit(AuditEntry{Who: by, What: what, Of: "decision/" + x.ID, Why: withWhy(about, why), Evidence: evidence})
+	s.tellDecided(what, d, by, why)
 }
 
 // putDecided keeps a decision and has it recorded.
@@ -460,6 +450,7 @@ func (s *State) keepDecided(d *Decided) {
 	} else {
 		s.dec.open[d.Number] = true
 	}
+	s.showDecided(d)
 }
 
 func (s *State) dropDecided(d *Decided) {
@@ -467,6 +458,7 @@ func (s *State) dropDecided(d *Decided) {
 	delete(s.dec.all, d.Number)
 	delete(s.dec.ids, d.Decision.ID)
 	delete(s.dec.open, d.Number)
+	s.b.RemoveDecision(d.Decision.ID)
 }
 
 func (s *State) rememberDecided(n uint64) {
@@ -496,16 +488,19 @@ func (s *State) undoDecisions() {
 			delete(s.dec.all, n)
 			delete(s.dec.ids, now.Decision.ID)
 			delete(s.dec.open, n)
+			s.b.RemoveDecision(now.Decision.ID)
 		}
 		if d != nil {
 			s.dec.all[n], s.dec.ids[d.Decision.ID] = d, n
 			if !d.Stage.Settled() {
 				s.dec.open[n] = true
 			}
+			s.showDecided(d)
 		}
 	}
 	clear(s.dec.were)
 	s.dec.counters, s.dec.breaker = s.dec.countersWas, s.dec.breakerWas
+	s.showBreaker()
 }
 
 func newDecisions() decisions {
@@ -528,6 +523,7 @@ func (s *State) replayDecision(r Record) error {
 			return err
 		}
 		s.dec.breaker = b
+		s.showBreaker()
 		return nil
 	}
 	var d Decided

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -55,7 +54,7 @@ func (TripBreaker) event()  {}
 
 func (e CloseBreaker) enact(s *State) error {
 	if !s.dec.breaker.Open {
-		return errors.New("the breaker is closed")
+		return ErrNoBreaker
 	}
 	s.setBreaker(Breaker{Version: 1, By: e.By, Why: e.Why, Since: s.wall.Round(0)})
 	s.audit(AuditEntry{Who: e.By, What: "closed", Of: breakerKey, Why: e.Why})
@@ -75,6 +74,7 @@ func (e TripBreaker) enact(s *State) error {
 func (s *State) setBreaker(b Breaker) {
 	s.dec.breaker = b
 	s.record(breakerKey, b)
+	s.tellBreaker(b)
 }
 
 // Breaker is how it stands.

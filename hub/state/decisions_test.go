@@ -170,6 +170,20 @@ func TestDecisionsKeepTheirOrderWhateverHappens(t *testing.T) {
 			}
 			return string(b)
 		}
+		shown := func(s *state.State) { // people see what is so
+			t.Helper()
+			all, v := s.Decisions(), s.View()
+			rows := slices.Collect(v.Decisions())
+			slices.Reverse(rows) // the oldest first
+			if len(rows) != len(all) || v.Breaker().Open != s.Breaker().Open {
+				t.Fatalf("%d of %d decisions are shown, and the breaker as %+v", len(rows), len(all), v.Breaker())
+			}
+			for i, d := range all {
+				if r := rows[i]; r.ID != d.Decision.ID || r.Number != d.Number || r.Stage != d.Stage || len(r.Approved) != len(d.Approved) || r.Sequence != d.Decision.Sequence || r.Outcome != d.Outcome || v.Decision(r.ID) != r {
+					t.Fatalf("it is %+v, and people see %+v", d, r)
+				}
+			}
+		}
 		step := func(e state.Event, fails bool) error {
 			_, command := e.(state.Command)
 			mark := s.Mark(command)
@@ -186,6 +200,7 @@ func TestDecisionsKeepTheirOrderWhateverHappens(t *testing.T) {
 				if after := fingerprint(s); after != before {
 					t.Fatalf("%T could not be recorded and left a trace:\n%s\n%s", e, before, after)
 				}
+				shown(s)
 				return errors.New("not recorded")
 			}
 			for _, rec := range records {
@@ -228,6 +243,7 @@ func TestDecisionsKeepTheirOrderWhateverHappens(t *testing.T) {
 					t.Fatalf("%d decisions about %s in an hour", recent, x.Slate)
 				}
 			}
+			shown(s)
 			for _, d := range s.Decisions() {
 				if d.Stage != state.StageProposed && d.Stage != state.StageExpired && d.Stage != state.StageRefused && len(approvedBy[d.Decision.ID]) < d.Needs {
 					t.Fatalf("%s with %d of %d approvals", d.Stage, len(approvedBy[d.Decision.ID]), d.Needs)
@@ -251,6 +267,7 @@ func TestDecisionsKeepTheirOrderWhateverHappens(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			shown(again)
 			return again
 		}
 		people := rapid.SampledFrom([]string{"ann", "bob", "eve"})

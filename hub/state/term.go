@@ -100,6 +100,7 @@ func (s *State) Undo(m Mark) {
 // known, after it was found to hold something else.
 func (s *State) Relearn(records iter.Seq2[Record, error]) error {
 	was := s.rules
+	s.forgetDecided()
 	s.rules, s.audited, s.dec = &regions.Rules{}, AuditHead{}, newDecisions()
 	for rec, err := range records {
 		if err == nil {

@@ -66,7 +66,7 @@ func NewBuilder(start uint64, maxEvents, maxChanges int) *Builder {
 	b.held = heldTree()
 	b.placed.floor, b.slated.floor = start, start
 	b.cover()
-	for _, r := range []string{RestorePoints, Owners, Findings, Clusters, Regions, Policies, Holds, Freezes} {
+	for _, r := range []string{RestorePoints, Owners, Findings, Clusters, Regions, Policies, Holds, Freezes, Decisions} {
 		b.last[r] = map[string]uint64{}
 		b.changes(r).floor = start
 	}
@@ -92,6 +92,7 @@ func (b *Builder) Publish(now time.Time) *View {
 	keep(&b.View.policies, &v.policies, shareOf(old, func(o *View) *rows[catalog.Policy] { return &o.policies }), b.touched[Policies])
 	keep(&b.View.holds, &v.holds, shareOf(old, func(o *View) *rows[catalog.Hold] { return &o.holds }), b.touched[Holds])
 	keep(&b.View.freezes, &v.freezes, shareOf(old, func(o *View) *rows[catalog.Freeze] { return &o.freezes }), b.touched[Freezes])
+	keep(&b.View.decided, &v.decided, shareOf(old, func(o *View) *rows[catalog.DecisionRow] { return &o.decided }), b.touched[Decisions])
 	keep(&b.View.registrations, &v.registrations, shareOf(old, func(o *View) *rows[Registration] { return &o.registrations }), b.touched[declared])
 	keep(&b.View.leases, &v.leases, shareOf(old, func(o *View) *rows[Lease] { return &o.leases }), b.touched[declared])
 	if old == nil || b.touched[declared] {

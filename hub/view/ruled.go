@@ -17,6 +17,8 @@ const (
 	Policies = "policies"
 	Holds    = "holds"
 	Freezes  = "freezes"
+	// Decisions are what came of it.
+	Decisions = "decisions"
 )
 
 // ruled is what people decided and by what right the hub decides: it is in the
@@ -27,6 +29,8 @@ type ruled struct {
 	policies rows[catalog.Policy]
 	holds    rows[catalog.Hold]
 	freezes  rows[catalog.Freeze]
+	decided  rows[catalog.DecisionRow]
+	breaker  catalog.BreakerRow
 	// late are the regions whose rows may not be called current, and told
 	// those that have told everything in this hub's life. Never changed once
 	// published.
@@ -52,6 +56,7 @@ func newRuled() ruled {
 			func(p []string) *catalog.Hold { return &catalog.Hold{Name: named(p)} }, byHold, byHold),
 		freezes: newRows(func(r *catalog.Freeze) string { return r.Scope },
 			func(p []string) *catalog.Freeze { return &catalog.Freeze{Scope: named(p)} }, byScope, byScope),
+		decided: decisionTable(),
 	}
 }
 

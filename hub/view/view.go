@@ -207,6 +207,8 @@ func (v *View) Row(resource, key string) any {
 		return row(&v.holds, key)
 	case Freezes:
 		return row(&v.freezes, key)
+	case Decisions:
+		return row(&v.decided, key)
 	}
 	return nil
 }
@@ -236,6 +238,8 @@ func (v *View) changes(resource string) *changes {
 		return &v.holds.log
 	case Freezes:
 		return &v.freezes.log
+	case Decisions:
+		return &v.decided.log
 	}
 	return nil
 }
