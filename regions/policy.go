@@ -102,8 +102,9 @@ type RestorePoints struct {
 	SweepOrphans   Sweep    `yaml:"sweepOrphans" json:"sweepOrphans"`
 }
 
-// Keep is how many of the newest restore points of each hour, day and week are
-// kept.
+// Keep says of how many hours, days and weeks (UTC) that have any the newest
+// verified restore point is kept, beside those of PerRegion. All zero: nothing
+// is ever removed.
 type Keep struct {
 	Hourly int `yaml:"hourly" json:"hourly,omitempty"`
 	Daily  int `yaml:"daily" json:"daily,omitempty"`

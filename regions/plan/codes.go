@@ -27,6 +27,7 @@ const (
 	incomparablePositions
 	wouldStrand
 	frozen
+	lastSnapshot
 	noPolicy
 	regionLagging
 )
@@ -34,7 +35,7 @@ const (
 // spelled are the codes in the order of their bits.
 var spelled = [...]Code{
 	RegionStale, RegionBlind, RegionJoining, RegionReset, NoArchive, ArchiveUnreadable, SnapshotIncomplete, BelowMinSnapshots,
-	OnHold, OnLegalHold, WindowClosed, ReaderActive, PinnedByClone, Incomparable, WouldStrand, Frozen, NoPolicy, RegionLagging,
+	OnHold, OnLegalHold, WindowClosed, ReaderActive, PinnedByClone, Incomparable, WouldStrand, Frozen, LastSnapshot, NoPolicy, RegionLagging,
 }
 
 // All gives the codes of the set, always in the same order.

@@ -14,6 +14,7 @@ import (
 type facts struct {
 	head            uint64
 	hasHead, frozen bool
+	lost            bool
 	archives        []archive // by column of the region set
 	marks           []mark    // restore points of all archives
 	pins            []fact
@@ -91,7 +92,7 @@ var first, last = time.Unix(0, math.MinInt64), time.Unix(0, math.MaxInt64)
 // read sets the facts of a slate, whose regions are the columns at these
 // places. It uses the room that f has.
 func (f *facts) read(s *Slate, columns int, column func(i int) int, named func(region string) int) {
-	f.hasHead, f.head, f.frozen = s.Head != nil, 0, s.Frozen != ""
+	f.hasHead, f.head, f.frozen, f.lost = s.Head != nil, 0, s.Frozen != "", s.Lost != ""
 	if f.hasHead {
 		f.head = *s.Head
 	}

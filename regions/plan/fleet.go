@@ -37,6 +37,7 @@ type row struct {
 	head                  uint64
 	marks, pins           span
 	there, hasHead, froze bool
+	lost                  bool
 }
 
 // NewFleet makes an empty one over these regions: all of the region set.
@@ -72,7 +73,7 @@ func (f *Fleet) Put(place int, s *Slate) error {
 	}
 	p := f.pages[place/perPage]
 	r := &p.rows[place%perPage]
-	r.there, r.head, r.hasHead, r.froze = true, f.room.head, f.room.hasHead, f.room.frozen
+	r.there, r.head, r.hasHead, r.froze, r.lost = true, f.room.head, f.room.hasHead, f.room.frozen, f.room.lost
 	copy(p.archives[place%perPage*len(f.names):], f.room.archives)
 	if !p.marks.put(&r.marks, f.room.marks) {
 		p.marks.renew(perPage, func(i int) *span { return &p.rows[i].marks })
@@ -144,7 +145,7 @@ func (f *Fleet) Decide(r *Rule, place int) Ruling {
 		return Ruling{Binding: -1, Why: noPolicy}
 	}
 	return r.strictest(&facts{
-		head: at.head, hasHead: at.hasHead, frozen: at.froze,
+		head: at.head, hasHead: at.hasHead, frozen: at.froze, lost: at.lost,
 		archives: p.archives[i*len(f.names) : (i+1)*len(f.names)],
 		marks:    p.marks.of(at.marks), pins: p.pins.of(at.pins),
 	})

@@ -233,6 +233,9 @@ func (r *Rule) decide(f *facts, x *account) Ruling {
 	if r.closed != "" {
 		v.because(x, windowClosed, ofWindow, 0)
 	}
+	if f.lost {
+		v.Why |= lastSnapshot // told last: what is lost shows in the regions' own reasons
+	}
 	b := bound{binding: -1}
 	if !r.agreed(f, x, &v, &b) {
 		return v // what follows has no floor to bound
@@ -255,7 +258,7 @@ func (r *Rule) decide(f *facts, x *account) Ruling {
 	if x != nil {
 		x.floor = b.floor
 	}
-	if b.nothing && v.Why&^(frozen|windowClosed) == 0 {
+	if b.nothing && v.Why&^(frozen|windowClosed|lastSnapshot) == 0 {
 		v.because(x, belowMinSnapshots, ofBounds, 0)
 	}
 	if v.Why == 0 {

@@ -41,7 +41,13 @@ var update = flag.Bool("update", false, "write what scenarios show into their fi
 //	release ID                  none of them any more
 //	freeze WHY; thaw
 //	tick DURATION               time goes by
+//	last-lost WHY; found        a region has lost its last restore point
 //	trim                        how far may it be cut?
+//	made REGION POSITION AGO    when a restore point was made
+//	permitted REGION POSITION   the permit that is seen in its bucket; or none
+//	orphan REGION NAME AGO      a folder that nothing lists, last changed then
+//	under-way REGION POSITION   a decision that removes it was made
+//	prune                       what is beyond the policy?
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -140,14 +146,15 @@ func play(t *testing.T, script string, told map[Code]bool) string {
 			w.raw = append(w.raw, lines[i])
 			fmt.Fprintln(&out, lines[i])
 		}
-		if l != "trim" {
+		show, shows := w.shows()[l]
+		if !shows {
 			w.do(strings.Fields(l), l)
 			continue
 		}
 		for i+1 < len(lines) && lines[i+1] != "" {
 			i++ // what it said when it was written
 		}
-		fmt.Fprintf(&out, "----\n%s", w.trim())
+		fmt.Fprintf(&out, "----\n%s", show())
 	}
 	return out.String()
 }
@@ -227,7 +234,9 @@ func (w *world) do(f []string, line string) {
 		}
 		w.now = w.now.Add(d)
 	default:
-		w.t.Fatalf("%q: no such command", line)
+		if !w.doPrune(f, text, arg) {
+			w.t.Fatalf("%q: no such command", line)
+		}
 	}
 }
 

@@ -36,6 +36,7 @@ const (
 	Incomparable       Code = "incomparable-positions"
 	WouldStrand        Code = "would-strand"
 	Frozen             Code = "frozen"
+	LastSnapshot       Code = "last-snapshot"
 	NoPolicy           Code = "no-policy"
 	RegionLagging      Code = "region-lagging" // by maxLag; it stops the verdict when that says block
 )
@@ -98,6 +99,9 @@ type Slate struct {
 	Regions []Region
 	Pins    []Pin
 	Frozen  string // why people froze it; empty: they did not
+	// Lost says which region lost its last restore point, though nobody had it
+	// removed; empty: none, or a person has said that it goes on.
+	Lost string
 }
 
 // Region is what is known of a slate in one region of the set.
@@ -118,6 +122,10 @@ type Region struct {
 	// can.
 	Unreadable string
 	Points     []Point
+	Orphans    []Orphan
+	// Permitted is how far the permit that rules in its bucket, as it was seen
+	// there, lets the owner cut; nil: not at all.
+	Permitted *uint64
 }
 
 // Point is a restore point.
@@ -129,6 +137,17 @@ type Point struct {
 	// FirstSeen and VerifiedAt are moments of the hub's clock: when it first
 	// heard of the point, and of its last verification.
 	FirstSeen, VerifiedAt time.Time
+	// Made is by its maker's clock; zero: not known.
+	Made time.Time
+	// Leaving says that a decision which removes it was made: for [Prune] it
+	// counts as gone.
+	Leaving bool
+}
+
+// Orphan is a folder beside the restore points that nothing lists.
+type Orphan struct {
+	ID        string
+	ChangedAt time.Time // of its newest object, by the store's clock; zero: not known
 }
 
 // Pin is something that keeps history from a position on.
