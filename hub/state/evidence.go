@@ -32,49 +32,83 @@ type Subject struct {
 // domain, in order of these; none when nothing goes by that name. The view is
 // only read.
 func Subjects(v *view.View, name string) []Subject {
-	placed := slices.Collect(v.PlacementsOf(name))
-	if len(placed) == 0 {
-		return nil
-	}
-	type identity struct{ lineage, domain string }
-	of := func(p *catalog.Placement) identity { return identity{p.Lineage, p.PositionDomain} }
-	var ids []identity
-	for _, p := range placed {
-		if id := of(p); !slices.Contains(ids, id) {
-			ids = append(ids, id)
-		}
-	}
-	if len(ids) > 1 {
-		// Of what only the event log knows the lineage is not known: it may be any
-		// of them, and is none of its own.
-		ids = slices.DeleteFunc(ids, func(id identity) bool { return id.lineage == "" })
-	}
-	slices.SortFunc(ids, func(a, b identity) int {
-		return cmp.Or(cmp.Compare(a.lineage, b.lineage), cmp.Compare(a.domain, b.domain))
-	})
-	points := slices.Collect(v.RestorePointsOf(name))
-	var out []Subject
-	for _, id := range ids {
-		s := Subject{Slate: plan.Slate{Name: name, Domain: id.domain, Lineage: id.lineage}}
-		for _, p := range placed {
-			if of(p) == id {
-				s.add(v, p)
-				s.history(p, points)
-			}
-		}
-		for r := range v.Regions() {
-			s.Regions = append(s.Regions, s.region(v, r, placed, points))
-		}
-		s.seen = slices.Clip(s.Pins)
-		s.rule(v.Rules(), v.At())
-		out = append(out, s)
+	w := witness{regions: standings(v)}
+	out := w.hear(v, name)
+	for i := range out {
+		out[i].rule(v.Rules(), v.At())
 	}
 	return out
 }
 
+// witness reads the evidence of one slate after the other, in the same room.
+type witness struct {
+	regions []plan.Region // all of the set, as they stand
+	rows    view.Evidence
+	points  []*catalog.RestorePoint
+	ids     []identity
+	out     []Subject
+}
+
+// identity is what tells slates of one name apart.
+type identity struct{ lineage, domain string }
+
+func identityOf(p *catalog.Placement) identity { return identity{p.Lineage, p.PositionDomain} }
+
+// hear is [Subjects] without what people decided; its answer is good until the
+// next.
+func (w *witness) hear(v *view.View, name string) []Subject {
+	placed := w.rows.Of(v, name)
+	w.ids, w.points, w.out = w.ids[:0], w.points[:0], w.out[:0]
+	for i := range placed {
+		if id := identityOf(&placed[i]); !slices.Contains(w.ids, id) {
+			w.ids = append(w.ids, id)
+		}
+	}
+	if len(w.ids) > 1 {
+		// Of what only the event log knows the lineage is not known: it may be any
+		// of them, and is none of its own.
+		w.ids = slices.DeleteFunc(w.ids, func(id identity) bool { return id.lineage == "" })
+		slices.SortFunc(w.ids, func(a, b identity) int {
+			return cmp.Or(cmp.Compare(a.lineage, b.lineage), cmp.Compare(a.domain, b.domain))
+		})
+	}
+	if len(placed) > 0 {
+		for rp := range v.RestorePointsOf(name) {
+			w.points = append(w.points, rp)
+		}
+	}
+	for _, id := range w.ids {
+		s := w.subject()
+		s.Name, s.Domain, s.Lineage = name, id.domain, id.lineage
+		for i := range placed {
+			if p := &placed[i]; identityOf(p) == id {
+				s.add(p, w.points)
+				s.history(p, w.points)
+			}
+		}
+		for i := range w.regions {
+			s.region(&w.regions[i], placed, w.points)
+		}
+		s.seen = slices.Clip(s.Pins)
+	}
+	return w.out
+}
+
+// subject is one more of what is heard, with the room that it had before.
+func (w *witness) subject() *Subject {
+	if n := len(w.out); n < cap(w.out) {
+		w.out = w.out[:n+1]
+	} else {
+		w.out = append(w.out, Subject{})
+	}
+	s := &w.out[len(w.out)-1]
+	*s = Subject{Slate: plan.Slate{Regions: s.Regions[:0], Pins: s.seen[:0]}, Placed: s.Placed[:0], Declared: s.Declared[:0]}
+	return s
+}
+
 // add takes a placement of the slate into account: who reads it, and how far it
 // reaches.
-func (s *Subject) add(v *view.View, p *catalog.Placement) {
+func (s *Subject) add(p *catalog.Placement, points []*catalog.RestorePoint) {
 	s.Kind = p.Kind
 	if !slices.Contains(s.Placed, p.Region) {
 		s.Placed = append(s.Placed, p.Region)
@@ -89,8 +123,8 @@ func (s *Subject) add(v *view.View, p *catalog.Placement) {
 	pin := func(kind plan.PinKind, id string, at *uint64) {
 		s.Pins = append(s.Pins, plan.Pin{Kind: kind, ID: id, Region: p.Region, Position: at})
 	}
-	for _, r := range p.Readers {
-		switch {
+	for i := range p.Readers {
+		switch r := &p.Readers[i]; {
 		case r.Lapsed:
 		case r.From == "lease" && p.Kind == catalog.KindSnapshots:
 			// Who follows the log begins again from a snapshot of its region.
@@ -102,12 +136,13 @@ func (s *Subject) add(v *view.View, p *catalog.Placement) {
 	for _, root := range p.PinnedBy {
 		pin(plan.PinClone, root, nil)
 	}
-	for _, c := range p.Checkpoints {
+	for i := range p.Checkpoints {
+		c := &p.Checkpoints[i]
 		if name, held := heldFor(c.Name); held && name != trimPurpose {
 			// A hold outlives its document where an agent made it a checkpoint:
 			// whoever restored an older ledger must not cut below it.
 			var at *uint64
-			for rp := range v.RestorePointsOf(s.Name) {
+			for _, rp := range points {
 				if rp.Region == p.Region && rp.Root == p.Root && rp.ID == c.ID {
 					at = rp.Position
 				}
@@ -129,20 +164,38 @@ func heldFor(checkpoint string) (purpose string, held bool) {
 	return purpose, held
 }
 
-// region is what is known of the slate in one region of the set.
-func (s *Subject) region(v *view.View, r *catalog.Region, placed []*catalog.Placement, points []*catalog.RestorePoint) plan.Region {
-	out := plan.Region{Name: r.Name, Membership: r.Membership, State: r.State, Since: r.Since, Heard: r.HeardAt != nil && v.Told(r.Name), Lineage: s.Lineage}
-	if r.HeardAt != nil && (r.State == catalog.RegionStale || r.State == catalog.RegionSuspect) {
-		out.Since = *r.HeardAt
+// standings are the regions of the set as they stand, whatever the slate.
+func standings(v *view.View) []plan.Region {
+	var out []plan.Region
+	for r := range v.Regions() {
+		is := plan.Region{Name: r.Name, Membership: r.Membership, State: r.State, Since: r.Since, Heard: r.HeardAt != nil && v.Told(r.Name)}
+		if r.HeardAt != nil && (r.State == catalog.RegionStale || r.State == catalog.RegionSuspect) {
+			is.Since = *r.HeardAt
+		}
+		if since, _, late := v.Late(r.Name); late && (r.State == catalog.RegionConnected || r.State == catalog.RegionSuspect) {
+			is.State, is.Since = catalog.RegionStale, since // it beats and has not looked
+		}
+		out = append(out, is)
 	}
-	if since, _, late := v.Late(r.Name); late && (r.State == catalog.RegionConnected || r.State == catalog.RegionSuspect) {
-		out.State, out.Since = catalog.RegionStale, since // it beats and has not looked
+	return out
+}
+
+// region adds what is known of the slate in one region of the set.
+func (s *Subject) region(stands *plan.Region, placed []catalog.Placement, points []*catalog.RestorePoint) {
+	if n := len(s.Regions); n < cap(s.Regions) {
+		s.Regions = s.Regions[:n+1]
+	} else {
+		s.Regions = append(s.Regions, plan.Region{})
 	}
+	out := &s.Regions[len(s.Regions)-1]
+	room := out.Points[:0]
+	*out = *stands
+	out.Lineage, out.Points = s.Lineage, room
 	var another, unseen string
 	seen := false
-	for _, p := range placed {
-		switch {
-		case p.Region != r.Name:
+	for i := range placed {
+		switch p := &placed[i]; {
+		case p.Region != out.Name:
 		case p.Lineage == "" && s.Lineage != "":
 			out.Placed, unseen = true, "it was not looked at since the hub heard that it is there"
 		case p.Lineage != s.Lineage || p.PositionDomain != s.Domain:
@@ -160,12 +213,12 @@ func (s *Subject) region(v *view.View, r *catalog.Region, placed []*catalog.Plac
 		if another == s.Lineage {
 			out.Lineage += " of another position domain"
 		}
-		return out
+		return
 	case out.Placed && !seen:
 		out.Unreadable = unseen
 	}
 	for _, rp := range points {
-		if rp.Region != r.Name || rp.Lineage != s.Lineage || rp.PositionDomain != s.Domain {
+		if rp.Region != out.Name || rp.Lineage != s.Lineage || rp.PositionDomain != s.Domain {
 			continue
 		}
 		pt := plan.Point{ID: cmp.Or(rp.Name, rp.ID), State: rp.State, Reason: rp.Reason, FirstSeen: rp.FirstSeen, VerifiedAt: rp.ObservedAt}
@@ -179,7 +232,6 @@ func (s *Subject) region(v *view.View, r *catalog.Region, placed []*catalog.Plac
 		}
 		out.Points = append(out.Points, pt)
 	}
-	return out
 }
 
 // rule takes into account what people decided about the slate beside policies.

@@ -2,6 +2,7 @@ package view_test
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -218,4 +219,36 @@ func TestReadersDoNotMeetTheWriter(t *testing.T) {
 		b.Publish(now)
 	}
 	wg.Wait()
+}
+
+// What rules read without making whole rows is what the rows say.
+func TestEvidenceIsWhatRowsSay(t *testing.T) {
+	n := func(v uint64) *uint64 { return &v }
+	b := view.NewBuilder(0, 0, 0)
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	b.SetPlacement(&catalog.Placement{Region: "eu", Sighting: catalog.Sighting{Slate: "a", Root: "a", Kind: catalog.KindSnapshots, Seen: catalog.SeenLive, Lineage: "L",
+		PositionDomain: "lsn", Position: n(7), Bytes: n(70), ListedBytes: n(700), Checkpoints: []catalog.Checkpoint{{ID: "c", Name: "quarry:x"}}},
+		State: catalog.StateLive, Labels: map[string]string{"env": "prod"}, Readers: []catalog.Reader{{ID: "r"}}, PinnedBy: []string{"clone"}}, false)
+	b.SetPlacement(&catalog.Placement{Region: "us", Sighting: catalog.Sighting{Slate: "a", Root: "b", Seen: catalog.SeenUnreadable, Reason: "no manifest", Checkpoints: []catalog.Checkpoint{}},
+		State: catalog.StateUnreadable, StateReason: "no manifest", Readers: []catalog.Reader{}}, false)
+	b.SetPlacement(&catalog.Placement{Region: "us", Sighting: catalog.Sighting{Slate: "ab", Root: "ab"}}, false)
+	b.StaleRegion("us", true, "silent", at)
+	v := b.Publish(at)
+	var e view.Evidence
+	for range 2 {
+		var want []catalog.Placement
+		for p := range v.PlacementsOf("a") {
+			w := catalog.Placement{Region: p.Region, Labels: p.Labels, Readers: p.Readers, PinnedBy: p.PinnedBy, StateReason: p.StateReason}
+			g := p.Sighting
+			w.Sighting = catalog.Sighting{Slate: g.Slate, Root: g.Root, Kind: g.Kind, Seen: g.Seen, Reason: g.Reason, Lineage: g.Lineage, PositionDomain: g.PositionDomain,
+				Position: g.Position, Bytes: g.Bytes, ListedBytes: g.ListedBytes, Checkpoints: g.Checkpoints}
+			want = append(want, w)
+		}
+		if got := e.Of(v, "a"); len(got) != 2 || !reflect.DeepEqual(got, want) {
+			t.Errorf("evidence\n%+v\nrows\n%+v", got, want)
+		}
+		if got := e.Of(v, "nothere"); len(got) != 0 {
+			t.Errorf("%+v", got)
+		}
+	}
 }
