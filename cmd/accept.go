@@ -75,6 +75,9 @@ slate come back, it is listed again. A placement that is not missing is refused 
 	return c
 }
 
+// by is whom the hub records: who says so, else the person at the keyboard.
+func (a *app) by() string { return firstOf(a.as, who()) }
+
 // who is the person at the keyboard, as far as the machine knows.
 func who() string {
 	for _, k := range []string{"QUARRY_USER", "USER", "LOGNAME"} {

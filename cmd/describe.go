@@ -14,7 +14,7 @@ import (
 )
 
 func newDescribe(a *app) *cobra.Command {
-	c := &cobra.Command{Use: "describe", Short: "All about one slate or region"}
+	c := &cobra.Command{Use: "describe", Short: "All about one slate, region or decision"}
 	slate := &cobra.Command{
 		Use: "slate NAME", Aliases: []string{"slates", "sl"}, Short: "All about one slate, in every region", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: func(_ *cobra.Command, _ []string, p string) ([]string, cobra.ShellCompDirective) {
@@ -29,7 +29,7 @@ func newDescribe(a *app) *cobra.Command {
 		},
 		RunE: func(c *cobra.Command, args []string) error { return a.describeRegion(c.Context(), args[0]) },
 	}
-	c.AddCommand(slate, region)
+	c.AddCommand(slate, region, newDescribeDecision(a))
 	return c
 }
 

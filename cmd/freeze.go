@@ -70,7 +70,7 @@ func (a *app) newScoped(verb, short, long string, do func(ctx context.Context, c
 	}
 	c.Flags().StringVar(&region, "region", "", "only this region")
 	c.Flags().StringVar(&slate, "slate", "", "only this slate")
-	c.Flags().StringVar(&why, "reason", "", "why, for the record")
+	whyFlag(c, &why)
 	if verb == "thaw" {
 		c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	}

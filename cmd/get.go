@@ -22,7 +22,7 @@ func (a *app) client() (*apiclient.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := apiclient.New(url, apiclient.Options{By: who(), AnswerWithin: a.within})
+	c, err := apiclient.New(url, apiclient.Options{By: a.by(), AnswerWithin: a.within})
 	if err != nil {
 		return nil, withCode(exitUsage, err)
 	}
@@ -145,11 +145,19 @@ rows, marked stale, and is named on standard error (with -o json under "unreacha
 var nameField = map[string]string{
 	"slates": "name", "regions": "name", "clusters": "name",
 	"policies": "name", "holds": "name", "freezes": "scope",
+	"decisions":  "id",
 	"placements": "slate", "owners": "slate", "restore-points": "slate", "findings": "slate",
 }
 
 func narrow(r resource, name, filter string) (string, error) {
 	by := nameField[r.name] + " = " + quote(name)
+	if r.name == "decisions" {
+		var err error
+		if by, err = decisionFilter(name); err != nil {
+			return "", err
+		}
+		by = "(" + by + ")"
+	}
 	if filter == "" {
 		return by, nil
 	}

@@ -107,7 +107,7 @@ func newPolicyRemove(a *app) *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&why, "reason", "", "why, for the record")
+	whyFlag(c, &why)
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
 }

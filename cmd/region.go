@@ -68,7 +68,7 @@ could not be satisfied without it.`,
 			})
 		},
 	}
-	c.Flags().StringVar(&why, "reason", "", "why, for the record")
+	whyFlag(c, &why)
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
 }

@@ -88,6 +88,7 @@ type app struct {
 	hub     string
 	output  string
 	noColor bool
+	as      string
 	within  time.Duration
 }
 
@@ -145,6 +146,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 refused by a rule or a prec
 	pf.StringVar(&a.hub, "hub", "", "hub's web address, such as http://127.0.0.1:7700 (or QUARRY_HUB)")
 	pf.StringVarP(&a.output, "output", "o", "table", "table, wide, json, yaml or name")
 	pf.DurationVar(&a.within, "request-timeout", 30*time.Second, "how long the hub may take to begin an answer")
+	pf.StringVar(&a.as, "as", "", "who you are, for the record (or QUARRY_USER); taken on trust, for there is no authentication yet")
 	pf.BoolVar(&a.noColor, "no-color", false, "no colour, even on a terminal")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w; see '%s --help'", err, c.CommandPath())
@@ -154,6 +156,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 refused by a rule or a prec
 		newGet(a), newDescribe(a), newSummary(a), newEvents(a), newAudit(a),
 		newSlateDB(a), newCatalog(a), newRegion(a), newForget(a), newDoctor(a),
 		newApply(a), newPolicy(a), newExplain(a), newTrim(a), newHold(a), newRelease(a), newFreeze(a), newThaw(a),
+		newApprove(a), newRefuse(a), newBreaker(a),
 		newConfig(a), newLoadgen(a),
 	)
 	root.InitDefaultHelpCmd()

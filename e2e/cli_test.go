@@ -99,6 +99,15 @@ func TestBadCommandLines(t *testing.T) {
 		{words("config use-context prod"), 3, "prod"},
 		{words("config current-context"), 3, "127.0.0.1:7700"},
 		{words("region accept eu"), 2, "--yes"},
+		{words("approve"), 2, "approve ID"},
+		{words("refuse a b"), 2, "refuse ID"},
+		{words("approve xyz --yes"), 3, "quarry get decisions"},
+		{words("describe decision xyz"), 3, "quarry get decisions"},
+		{words("get decisions xyz"), 3, "quarry get decisions"},
+		{words("breaker open"), 2, "unknown command"},
+		{words("breaker close"), 2, "--slates"},
+		{words("breaker close --slates -3 --why x"), 2, "--slates"},
+		{words("breaker close --slates 3"), 2, "--why"},
 		{words("forget placement orders --yes"), 2, "--region"},
 		{words("forget placement orders --region eu"), 2, "--yes"},
 
@@ -239,6 +248,7 @@ func TestNoHubThere(t *testing.T) {
 	for name, at := range map[string]string{"nothing": freePort(t), "a page": page.URL, "a 404": missing.URL, "the agents' port": h.agents} {
 		for _, args := range []string{
 			"get slates", "get slates -o json", "get slates --watch", "get slates --watch -o json", "describe slate x", "describe region x",
+			"get decisions", "describe decision 1", "approve 1 --yes", "refuse 1", "breaker", "breaker close --slates 3 --why x",
 			"summary", "events", "events --watch", "region accept eu --yes", "forget placement x --region eu --yes",
 		} {
 			t.Run(name+": "+args, func(t *testing.T) {
@@ -272,6 +282,12 @@ func TestWhatTheHubRefuses(t *testing.T) {
 		{[]string{"get", "slates", "--require-fresh", "1s"}, 7, "us"},
 		{[]string{"summary", "--require-fresh", "1s"}, 7, "us"},
 		{[]string{"region", "accept", "eu", "--yes"}, 4, "eu"},
+		{[]string{"describe", "decision", "77"}, 3, "77"},
+		{[]string{"get", "decisions", "77"}, 3, "77"},
+		{[]string{"approve", "77", "--yes"}, 3, "77"},
+		{[]string{"refuse", "77"}, 3, "77"},
+		{[]string{"get", "decisions", "--filter", `stage = "thought-of"`}, 2, "thought-of"},
+		{[]string{"breaker", "close", "--slates", "3", "--why", "x"}, 4, "nothing to close"},
 		{[]string{"region", "accept", "nope", "--yes"}, 3, "nope"},
 		{[]string{"forget", "placement", "orders", "--region", "eu", "--yes"}, 4, "live"},
 		{[]string{"forget", "placement", "nope", "--region", "eu", "--yes"}, 3, "nope"},

@@ -52,6 +52,7 @@ func auditOperations() []*operation {
 		method: "GET", path: "/v1/audit", id: "list_audit", summary: "List the audit",
 		doc: "Who did what, when and why: numbered without gaps, each entry with the hash of the one before. An entry that cannot be read is left out; audit:verify names it.",
 		params: []*param{q("after", "integer", "", "Only entries after this number."), q("since", "string", "24h", "Only entries younger than this."),
+			q("of", "string", "decision/6f1c1c3e-9d1e-4c8c-9a50-0b6a3c1b0001", "Only entries about this."),
 			q("page_size", "integer", "50", fmt.Sprintf("Entries in a page; 0 or absent is %d, and more gives as many.", auditPage))},
 		answer: schema{"type": "object", "required": []string{"items", "head"}, "properties": schema{
 			"items": array(ref("AuditRow")), "head": ref("AuditHead"),
@@ -113,6 +114,7 @@ func (c *call) audit() error {
 	} else {
 		from = from.AddDate(-1000, 0, 0)
 	}
+	of := c.query.Get("of")
 	out := audited{Items: []AuditRow{}, Head: l.AuditHead()}
 	for rec, err := range l.Audit(c.r.Context(), after) {
 		if err != nil {
@@ -123,7 +125,7 @@ func (c *call) audit() error {
 			continue
 		}
 		e, err := state.DecodeAudit(rec.Value)
-		if err != nil || e.At.Before(from) {
+		if err != nil || e.At.Before(from) || of != "" && e.Of != of {
 			continue
 		}
 		if len(out.Items) == size {

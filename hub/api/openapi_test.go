@@ -150,6 +150,7 @@ func TestEveryOperationAnswersAsDocumented(t *testing.T) {
 	check("close_breaker", "POST", "/v1/breaker:close", `{"slates":3}`)
 	check("list_audit", "GET", "/v1/audit?after=1&since=1h&page_size=2", "")
 	check("list_audit", "GET", "/v1/audit?since=soon", "")
+	check("list_audit", "GET", "/v1/audit?of=freeze/all", "")
 	check("verify_audit", "GET", "/v1/audit:verify", "")
 	check("verify_audit", "GET", "/v1/audit:verify?head=1:2", "")
 	for _, id := range []string{"openapi", "livez", "readyz", "metrics"} {

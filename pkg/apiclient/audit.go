@@ -28,12 +28,18 @@ type AuditReport struct {
 // Audit reads the entries of the audit after a number that are younger than
 // since (0: of any age), at most limit (0: all), in order, as JSON.
 func (c *Client) Audit(ctx context.Context, after uint64, since time.Duration, limit int) ([]json.RawMessage, AuditHead, error) {
+	v := url.Values{}
+	if since > 0 {
+		v.Set("since", since.String())
+	}
+	return c.audit(ctx, v, after, limit)
+}
+
+// audit reads pages until there are enough.
+func (c *Client) audit(ctx context.Context, v url.Values, after uint64, limit int) ([]json.RawMessage, AuditHead, error) {
 	out, head := []json.RawMessage{}, AuditHead{}
 	for {
-		v := url.Values{"after": {strconv.FormatUint(after, 10)}}
-		if since > 0 {
-			v.Set("since", since.String())
-		}
+		v.Set("after", strconv.FormatUint(after, 10))
 		if limit > 0 {
 			v.Set("page_size", strconv.Itoa(min(limit-len(out), maxPage)))
 		}
