@@ -88,6 +88,7 @@ type Hub struct {
 	published time.Time        // when a view last was
 	due       <-chan time.Time // when the next has to be; nil: nothing is new
 	more      <-chan struct{}  // ready while a snapshot is under way; nil: none
+	tending   <-chan struct{}  // ready while the steward is at work; nil: it rests
 	ready     chan struct{}    // always ready
 	half      atomic.Bool      // the published view has half a snapshot
 	restTill  time.Time
@@ -248,6 +249,8 @@ func (h *Hub) Run(ctx context.Context) error {
 			h.take(ctx, letter{event: state.Tick{}})
 		case <-h.more:
 			h.take(ctx, letter{event: state.Continue{}})
+		case <-h.tending:
+			h.take(ctx, letter{event: state.Tend{}})
 		case <-h.due:
 			h.due = nil
 			h.show(false)
@@ -323,6 +326,9 @@ func (h *Hub) step(b *batch, l letter, now time.Time) {
 	h.stats.events.Add(1)
 	if h.more = nil; ready.More {
 		h.more = h.ready
+	}
+	if h.tending = nil; ready.Tend {
+		h.tending = h.ready
 	}
 	b.records = append(b.records, ready.Records...)
 	if ready.Err != nil && ready.Then != nil {

@@ -294,6 +294,9 @@ func readParts(v *state.SavedView, told []*partRow, body []byte) error {
 		}
 		found[p.Name], at[p.Name], body = p, body[:p.Bytes], body[p.Bytes:]
 	}
+	if found[permitsPart] == nil { // saved before there were any
+		known = slices.DeleteFunc(known, func(p part) bool { return p.name == permitsPart })
+	}
 	for _, k := range known {
 		if p := found[k.name]; p == nil || p.Shape != k.shape {
 			return fmt.Errorf("%s are of another version of quarry: %w", k.name, errDamaged)

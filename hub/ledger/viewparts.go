@@ -30,8 +30,12 @@ func parts(v *state.SavedView) []part {
 		partOf("registrations", &v.Registrations),
 		partOf("leases", &v.Leases),
 		partOf("held", &v.Held),
+		partOf(permitsPart, &v.Permits),
 	}
 }
+
+// permitsPart is younger than the others.
+const permitsPart = "permits"
 
 const (
 	fullBlock = 128 << 10

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
@@ -52,6 +53,17 @@ type Decided struct {
 	Ended    time.Time        `json:"ended,omitzero"`
 	Outcome  *catalog.Outcome `json:"outcome,omitempty"`
 	Reasons  []catalog.Reason `json:"reasons,omitempty"` // of the hub, beside the outcome's
+
+	// Plan names the evidence that asked for it, Policy the policy whose word it
+	// was; empty: a person proposed it as it is.
+	Plan   string    `json:"plan,omitempty"`
+	Policy PolicyRef `json:"policy,omitzero"`
+	// Renewal: it lets nothing go that was not let go before. Bytes is what may
+	// go by it; 0: not known. Tries counts those of the same plan, about the same,
+	// that failed one after the other before it.
+	Renewal bool   `json:"renewal,omitempty"`
+	Bytes   uint64 `json:"bytes,omitempty"`
+	Tries   int    `json:"tries,omitempty"`
 }
 
 // Approval is a person's yes.
@@ -74,7 +86,8 @@ var (
 type decisions struct {
 	all      map[uint64]*Decided
 	ids      map[string]uint64
-	open     map[uint64]bool // not settled
+	open     map[uint64]bool     // not settled
+	about    map[matter][]uint64 // those of one matter, by number
 	counters counters
 	breaker  Breaker
 
@@ -144,49 +157,75 @@ func (e Propose) enact(s *State) error {
 	if err := s.mayDecide(e.Decisions); err != nil {
 		return err
 	}
+	wishes := make([]Wish, len(e.Decisions))
+	for i := range e.Decisions {
+		wishes[i].Proposal = e.Decisions[i]
+	}
+	made, err := s.propose(wishes, e.By, e.Why)
+	if err != nil {
+		return err
+	}
+	s.issue()
+	if e.Decided != nil {
+		*e.Decided = s.asTheyAre(made)
+	}
+	return nil
+}
+
+// asTheyAre gives the newest values of decisions.
+func (s *State) asTheyAre(numbers []uint64) []Decided {
+	out := make([]Decided, 0, len(numbers))
+	for _, n := range numbers {
+		out = append(out, *s.dec.all[n])
+	}
+	return out
+}
+
+// propose makes decisions of wishes, all of them or none, and gives their
+// numbers. Whether so many may be made is the caller's to ask.
+func (s *State) propose(wishes []Wish, by, why string) ([]uint64, error) {
 	ledger, err := uuid.Parse(s.office.Ledger)
 	if err != nil {
-		return fmt.Errorf("%w: its ledger has no id", ErrNotDeciding)
+		return nil, fmt.Errorf("%w: its ledger has no id", ErrNotDeciding)
 	}
 	var made []*Decided
 	number := s.dec.counters.Number
-	for _, p := range e.Decisions {
+	for i := range wishes {
+		w := &wishes[i]
 		number++
-		d := p.Decision
+		d := w.Decision
 		d.Ledger, d.Term, d.Sequence = s.office.Ledger, s.deciding(), 1
 		// The same ledger and number give the same name: a replay finds it.
 		d.ID = uuid.NewSHA1(ledger, []byte("decision "+strconv.FormatUint(number, 10))).String()
 		if s.set.Get(d.Region) == nil {
-			return fmt.Errorf("region %s is not in the region set: %w", d.Region, fs.ErrNotExist)
+			return nil, fmt.Errorf("region %s is not in the region set: %w", d.Region, fs.ErrNotExist)
 		}
 		if err := d.Validate(); err != nil {
-			return err
+			return nil, err
 		}
 		d.Term, d.Sequence = 0, 0
-		within := p.Within
+		within := w.Within
 		if within <= 0 {
 			within = time.Hour
 		}
-		one := &Decided{Version: 1, Number: number, Decision: d, Stage: StageProposed, By: firstOf(e.By, "somebody"), Why: e.Why,
-			Needs: max(0, p.Needs), Proposed: s.wall.Round(0), NotAfter: s.wall.Round(0).Add(within)}
+		one := &Decided{Version: 1, Number: number, Decision: d, Stage: StageProposed, By: firstOf(by, "somebody"), Why: why,
+			Needs: max(0, w.Needs), Proposed: s.wall.Round(0), NotAfter: s.wall.Round(0).Add(within),
+			Plan: w.Plan, Policy: w.Policy, Renewal: w.Renewal, Bytes: w.Bytes, Tries: s.tries(w)}
 		if one.Needs == 0 {
 			one.Stage = StageApproved
 		}
 		made = append(made, one)
 	}
+	numbers := make([]uint64, 0, len(made))
 	for _, d := range made {
-		s.count(func(c *counters) { c.Number = d.Number })
 		s.putDecided(d)
-		s.auditDecision("proposed", d, e.By, e.Why)
+		s.auditDecision("proposed", d, by, why)
+		numbers = append(numbers, d.Number)
 	}
-	s.issue()
-	if e.Decided != nil {
-		*e.Decided = nil
-		for _, d := range made {
-			*e.Decided = append(*e.Decided, *s.dec.all[d.Number])
-		}
+	if len(made) > 0 {
+		s.count(func(c *counters) { c.Number = number })
 	}
-	return nil
+	return numbers, nil
 }
 
 func (e Approve) enact(s *State) error {
@@ -336,7 +375,7 @@ func (s *State) settled(e Settled) {
 	}
 	switch o.State {
 	case catalog.OutcomeDone:
-		if needsSeeing(d.Decision.Verb) && !s.sawEffect(&d.Decision) {
+		if needsSeeing(d.Decision.Verb) && !s.sawEffect(&next) {
 			next.Stage, next.Ended = StageClaimed, s.wall.Round(0)
 			s.putDecided(&next)
 			return
@@ -359,18 +398,30 @@ func needsSeeing(v catalog.Verb) bool { return v == catalog.VerbPermit || v == c
 
 // sawPermit takes down the permit that rules in a region's bucket.
 func (s *State) sawPermit(r *region, p *catalog.Permit) {
-	if r.permits == nil {
-		r.permits = map[string]string{}
+	row := &view.Permit{Region: r.name, Permit: *p, Seen: s.wall.Round(0)}
+	if old := s.b.Permit(r.name, p.Slate); old != nil && old.Number == p.Number && old.Decision == p.Decision {
+		row.Seen = old.Seen
 	}
-	r.permits[p.Slate] = p.Decision
-	if n, ok := s.dec.ids[p.Decision]; ok && s.dec.all[n].Stage == StageClaimed {
-		s.end(s.dec.all[n], StageDone, nil, "hub", "")
+	s.b.SetPermit(row)
+	for _, n := range s.dec.about[matter{r.name, p.Slate}] {
+		if d := s.dec.all[n]; d.Stage == StageClaimed && s.sawEffect(d) {
+			s.end(d, StageDone, nil, "hub", "")
+		}
 	}
 }
 
-func (s *State) sawEffect(d *catalog.Decision) bool {
-	r := s.regions[d.Region]
-	return r != nil && r.permits[d.Slate] == d.ID
+// sawEffect reports whether the permit that a decision should have written was
+// seen, or a later one that was written after it.
+func (s *State) sawEffect(d *Decided) bool {
+	p := s.b.Permit(d.Decision.Region, d.Decision.Slate)
+	switch {
+	case p == nil:
+		return false
+	case p.Decision == d.Decision.ID:
+		return true
+	}
+	return p.Ledger == d.Decision.Ledger && p.Sequence > d.Decision.Sequence &&
+		d.Outcome != nil && d.Outcome.Saw.Permit != nil && *d.Outcome.Saw.Permit < p.Number
 }
 
 // age ends decisions whose time is over, and forgets old ones that are settled.
@@ -385,6 +436,8 @@ func (s *State) ageDecisions() {
 			s.end(d, StageExpired, []catalog.Reason{{Code: catalog.CodeExpired, Message: "it was not sent by " + d.NotAfter.Format(time.RFC3339) + "; propose it again"}}, "hub", "")
 		case d.Stage == StageSent && s.wall.Sub(d.Sent) >= d.Decision.Expires+effectWithin:
 			s.end(d, StageNotEffective, []catalog.Reason{{Code: catalog.CodeNotEffective, Message: "no agent has said what became of it; see the region's agent"}}, "hub", "")
+		case d.Stage == StageClaimed && s.sawEffect(d): // its being seen could not be recorded
+			s.end(d, StageDone, nil, "hub", "")
 		case d.Stage == StageClaimed && s.wall.Sub(d.Ended) >= effectWithin:
 			s.end(d, StageNotEffective, []catalog.Reason{{Code: catalog.CodeNotEffective, Message: "an agent said that it was done, and the permit that it should have written is not seen"}}, "hub", "")
 		}
@@ -434,77 +487,6 @@ func (s *State) auditDecision(what string, d *Decided, by, why string) {
 	about := fmt.Sprintf("%s of %s in %s", x.Verb, firstOf(x.Slate, "everything"), x.Region)
 	s.audit(AuditEntry{Who: by, What: what, Of: "decision/" + x.ID, Why: withWhy(about, why), Evidence: evidence})
 	s.tellDecided(what, d, by, why)
-}
-
-// putDecided keeps a decision and has it recorded.
-func (s *State) putDecided(d *Decided) {
-	s.keepDecided(d)
-	s.record(decisionKey(d.Number), d)
-}
-
-func (s *State) keepDecided(d *Decided) {
-	s.rememberDecided(d.Number)
-	s.dec.all[d.Number], s.dec.ids[d.Decision.ID] = d, d.Number
-	if d.Stage.Settled() {
-		delete(s.dec.open, d.Number)
-	} else {
-		s.dec.open[d.Number] = true
-	}
-	s.showDecided(d)
-}
-
-func (s *State) dropDecided(d *Decided) {
-	s.rememberDecided(d.Number)
-	delete(s.dec.all, d.Number)
-	delete(s.dec.ids, d.Decision.ID)
-	delete(s.dec.open, d.Number)
-	s.b.RemoveDecision(d.Decision.ID)
-}
-
-func (s *State) rememberDecided(n uint64) {
-	if _, known := s.dec.were[n]; !known {
-		s.dec.were[n] = s.dec.all[n]
-	}
-}
-
-func (s *State) count(change func(*counters)) {
-	next := counters{1, s.dec.counters.Number, maps.Clone(s.dec.counters.Sequences)}
-	if next.Sequences == nil {
-		next.Sequences = map[string]uint64{}
-	}
-	change(&next)
-	s.dec.counters = next
-	s.record(countersKey, next)
-}
-
-func (s *State) markDecisions() {
-	clear(s.dec.were)
-	s.dec.countersWas, s.dec.breakerWas = s.dec.counters, s.dec.breaker
-}
-
-func (s *State) undoDecisions() {
-	for n, d := range s.dec.were {
-		if now := s.dec.all[n]; now != nil {
-			delete(s.dec.all, n)
-			delete(s.dec.ids, now.Decision.ID)
-			delete(s.dec.open, n)
-			s.b.RemoveDecision(now.Decision.ID)
-		}
-		if d != nil {
-			s.dec.all[n], s.dec.ids[d.Decision.ID] = d, n
-			if !d.Stage.Settled() {
-				s.dec.open[n] = true
-			}
-			s.showDecided(d)
-		}
-	}
-	clear(s.dec.were)
-	s.dec.counters, s.dec.breaker = s.dec.countersWas, s.dec.breakerWas
-	s.showBreaker()
-}
-
-func newDecisions() decisions {
-	return decisions{all: map[uint64]*Decided{}, ids: map[string]uint64{}, open: map[uint64]bool{}, were: map[uint64]*Decided{}}
 }
 
 // replayDecision takes in a record of decisions.

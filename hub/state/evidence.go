@@ -24,8 +24,20 @@ type Subject struct {
 	// HeldBytes is what its placements keep in their buckets beside their newest
 	// state; nil: of none it is known.
 	HeldBytes *uint64
+	// Sites are its placements, by region and root.
+	Sites []Site
 
 	seen []plan.Pin // pins that storage shows, whatever the rules say
+}
+
+// Site is one placement of a slate, for whoever acts there.
+type Site struct {
+	Region, Root, Incarnation string
+	Live                      bool // it was seen, and its incarnation is recorded in the bucket
+	TrimmedTo                 *uint64
+	// Permit is the one that rules the slate in this region, as it was last seen;
+	// nil: none was.
+	Permit *view.Permit
 }
 
 // Subjects gives the slates of a name, one for each lineage and position
@@ -82,7 +94,7 @@ func (w *witness) hear(v *view.View, name string) []Subject {
 		s.Name, s.Domain, s.Lineage = name, id.domain, id.lineage
 		for i := range placed {
 			if p := &placed[i]; identityOf(p) == id {
-				s.add(p, w.points)
+				s.add(p, w.points, v.Permit(p.Region, name))
 				s.history(p, w.points)
 			}
 		}
@@ -102,17 +114,21 @@ func (w *witness) subject() *Subject {
 		w.out = append(w.out, Subject{})
 	}
 	s := &w.out[len(w.out)-1]
-	*s = Subject{Slate: plan.Slate{Regions: s.Regions[:0], Pins: s.seen[:0]}, Placed: s.Placed[:0], Declared: s.Declared[:0]}
+	*s = Subject{Slate: plan.Slate{Regions: s.Regions[:0], Pins: s.seen[:0]}, Placed: s.Placed[:0], Declared: s.Declared[:0], Sites: s.Sites[:0]}
 	return s
 }
 
 // add takes a placement of the slate into account: who reads it, and how far it
 // reaches.
-func (s *Subject) add(p *catalog.Placement, points []*catalog.RestorePoint) {
+func (s *Subject) add(p *catalog.Placement, points []*catalog.RestorePoint, permit *view.Permit) {
 	s.Kind = p.Kind
 	if !slices.Contains(s.Placed, p.Region) {
 		s.Placed = append(s.Placed, p.Region)
 	}
+	s.Sites = append(s.Sites, Site{
+		Region: p.Region, Root: p.Root, Incarnation: p.Incarnation, Live: p.Seen == catalog.SeenLive && p.IncarnationKept,
+		TrimmedTo: p.TrimmedTo, Permit: permit,
+	})
 	if len(p.Labels) > 0 {
 		s.Declared = append(s.Declared, p.Labels)
 	}

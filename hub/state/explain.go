@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/quarry-db/quarry/hub/view"
+	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/regions"
 	"github.com/quarry-db/quarry/regions/plan"
 )
@@ -47,6 +48,15 @@ var ErrLineages = errors.New("several databases go by that name")
 // empty: there is only one. The error wraps fs.ErrNotExist or [ErrLineages].
 // Anybody may call it.
 func ExplainTrim(v *view.View, name, region string, now time.Time) (*Explanation, error) {
+	s, err := subjectOf(v, name, region)
+	if err != nil {
+		return nil, err
+	}
+	return s.explain(v.Rules(), v.Term(), now), nil
+}
+
+// subjectOf finds the one slate that a name means; see [ExplainTrim].
+func subjectOf(v *view.View, name, region string) (*Subject, error) {
 	subjects := Subjects(v, name)
 	var found []*Subject
 	for i := range subjects {
@@ -66,7 +76,7 @@ func ExplainTrim(v *view.View, name, region string, now time.Time) (*Explanation
 		}
 		return nil, fmt.Errorf("%s is %d databases, in %s; say which with a region of it: %w", name, len(found), strings.Join(where, " and in "), ErrLineages)
 	}
-	return found[0].explain(v.Rules(), v.Term(), now), nil
+	return found[0], nil
 }
 
 func (s *Subject) in(region string) bool {
@@ -95,10 +105,17 @@ func (s *Subject) explain(rules *regions.Rules, term uint64, now time.Time) *Exp
 	return e
 }
 
-// plan names what a verdict follows from. Moments are left out of it: that a
+// plan names what a verdict follows from.
+func (s *Subject) plan(policies []regions.Policy, v plan.Verdict) string {
+	return planName(s.evidence(policies, v))
+}
+
+func planName(evidence [32]byte) string { return "p-" + hex.EncodeToString(evidence[:8]) }
+
+// evidence is the SHA-256 of what a verdict follows from. Moments are left out of it: that a
 // restore point was verified once more changes no plan, and neither does the
 // time that passes, unless the verdict is another by it.
-func (s *Subject) plan(policies []regions.Policy, v plan.Verdict) string {
+func (s *Subject) evidence(policies []regions.Policy, v plan.Verdict) [32]byte {
 	type point struct {
 		ID       string
 		Position uint64
@@ -121,7 +138,11 @@ func (s *Subject) plan(policies []regions.Policy, v plan.Verdict) string {
 	}{Name: s.Name, Domain: s.Domain, Lineage: s.Lineage, Pins: s.Pins, Frozen: s.Frozen, Action: v.Action, UpTo: v.UpTo}
 	for i := range s.Regions {
 		r := &s.Regions[i]
-		out := region{r.Name, string(r.Membership), string(r.State), r.Lineage, r.Unreadable, r.Heard, r.Placed, nil}
+		state := r.State
+		if state == catalog.RegionSuspect {
+			state = catalog.RegionConnected // only its beat is late: the rules make no difference
+		}
+		out := region{r.Name, string(r.Membership), string(state), r.Lineage, r.Unreadable, r.Heard, r.Placed, nil}
 		for _, p := range r.Points {
 			out.Points = append(out.Points, point{p.ID, p.Position, string(p.State)})
 		}
@@ -134,6 +155,5 @@ func (s *Subject) plan(policies []regions.Policy, v plan.Verdict) string {
 	if err != nil {
 		panic(fmt.Errorf("state: evidence: %w", err)) // plain values
 	}
-	sum := sha256.Sum256(b)
-	return "p-" + hex.EncodeToString(sum[:8])
+	return sha256.Sum256(b)
 }

@@ -219,6 +219,9 @@ func (s *State) apply(r *region, p *session, f *catalog.Fact) {
 		return
 	}
 	if f.Gone != "" {
+		if f.Kind == catalog.FactPermit {
+			s.b.RemovePermit(r.name, f.Key) // its agent looked, and says that it is not there
+		}
 		if old == nil {
 			r.said[k] = &said{key: k, rev: f.Revision, gone: true}
 		} else if !old.gone {

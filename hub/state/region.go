@@ -72,7 +72,6 @@ type region struct {
 
 	bucket     string
 	cannotKeep string
-	permits    map[string]string // the decision of the permit that rules, by slate
 	spend      map[string]float64
 	budget     float64
 	placements uint64

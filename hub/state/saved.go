@@ -41,6 +41,7 @@ type SavedView struct {
 	Registrations []*view.Registration
 	Leases        []*view.Lease
 	Held          []*view.Held
+	Permits       []*view.Permit
 }
 
 // unsavedSeqs is more than a life publishes after its last save: at fifty a
@@ -129,6 +130,11 @@ func (s *State) load(v *SavedView) {
 			c := &cluster{name: row.Name, region: r, row: *row}
 			r.clusters[row.Name] = c
 			s.showCluster(c)
+		}
+	}
+	for _, row := range v.Permits {
+		if s.regions[row.Region] != nil {
+			s.b.SetPermit(row)
 		}
 	}
 	if v.Tables != nil {
@@ -328,6 +334,6 @@ func Beside(v *view.View) *SavedView {
 		Seq: v.Seq(), Event: v.LastEvent(), At: v.At(),
 		Regions: slices.Collect(v.Regions()), Clusters: slices.Collect(v.Clusters()), RestorePoints: slices.Collect(v.RestorePoints()),
 		Owners: slices.Collect(v.Declared()), Findings: slices.Collect(v.Findings()),
-		Registrations: slices.Collect(v.Registrations()), Leases: slices.Collect(v.Leases()), Held: slices.Collect(v.Held()),
+		Registrations: slices.Collect(v.Registrations()), Leases: slices.Collect(v.Leases()), Held: slices.Collect(v.Held()), Permits: slices.Collect(v.Permits()),
 	}
 }

@@ -37,6 +37,9 @@ type Config struct {
 	MaxEvents, MaxChanges int
 	// Budgets bound decisions; the zero value works.
 	Budgets Budgets
+	// PermitFor is how long a permit may be used, 24 h, and PassEvery how long the
+	// steward rests between two looks at all slates under a policy, at least: 5 s.
+	PermitFor, PassEvery time.Duration
 	// Slice is how many facts of a snapshot one step applies; zero: all. With
 	// it, [Ready.More] asks for [Continue].
 	Slice int
@@ -49,9 +52,14 @@ func (c Config) withDefaults() Config {
 	c.Spread = cmp.Or(c.Spread, 2*c.Beat)
 	c.ReaderMargin = cmp.Or(c.ReaderMargin, 15*time.Minute)
 	c.Tickets = cmp.Or(c.Tickets, 32)
+	c.PermitFor = cmp.Or(c.PermitFor, DefaultPermitFor)
+	c.PassEvery = cmp.Or(c.PassEvery, 5*time.Second)
 	c.MaxEvents = cmp.Or(c.MaxEvents, view.DefaultMaxEvents)
 	return c
 }
+
+// DefaultPermitFor is how long a permit may be used when nobody says otherwise.
+const DefaultPermitFor = 24 * time.Hour
 
 // Ready is what has to happen after a step, in this order: the records become
 // durable, the messages leave, the view is published.
@@ -67,6 +75,8 @@ type Ready struct {
 	Send    []Send
 	// More: something is under way that goes on with [Continue].
 	More bool
+	// Tend: the steward is at work and goes on with [Tend].
+	Tend bool
 	// Then, when not nil, is the event to step once the records are durable:
 	// what a person's command does that could not be taken back.
 	Then Event
@@ -135,6 +145,7 @@ type State struct {
 	office  office
 	audited AuditHead
 	dec     decisions
+	steward steward
 
 	// What this step has touched.
 	out      Ready
@@ -179,6 +190,12 @@ func (s *State) Step(e Event, now time.Time) Ready {
 		s.take(e)
 	}
 	s.settleAll()
+	switch e.(type) {
+	case Tick, Tend:
+		s.out.Tend = s.tend()
+	default:
+		s.out.Tend = s.steward.stage != resting
+	}
 	if !s.setDone {
 		s.set.Number++
 		s.out.Objects = append(s.out.Objects, RegionsRecord{s.set.Clone()})

@@ -52,7 +52,7 @@ func NewBuilder(start uint64, maxEvents, maxChanges int) *Builder {
 			seq:     start,
 			restore: restoreTable(),
 			owners:  ownerTable(), findings: findingTable(), clusters: clusterTable(),
-			regions: regionTable(), registrations: registrationTable(), leases: leaseTable(),
+			regions: regionTable(), registrations: registrationTable(), leases: leaseTable(), permits: permitTable(),
 			events: btree.NewBTreeGOptions(func(a, b *catalog.Event) bool { return a.Seq < b.Seq }, unlocked),
 			ruled:  newRuled(),
 		},
@@ -95,6 +95,7 @@ func (b *Builder) Publish(now time.Time) *View {
 	keep(&b.View.decided, &v.decided, shareOf(old, func(o *View) *rows[catalog.DecisionRow] { return &o.decided }), b.touched[Decisions])
 	keep(&b.View.registrations, &v.registrations, shareOf(old, func(o *View) *rows[Registration] { return &o.registrations }), b.touched[declared])
 	keep(&b.View.leases, &v.leases, shareOf(old, func(o *View) *rows[Lease] { return &o.leases }), b.touched[declared])
+	keep(&b.View.permits, &v.permits, shareOf(old, func(o *View) *rows[Permit] { return &o.permits }), b.touched[declared])
 	if old == nil || b.touched[declared] {
 		v.held = b.View.held.Copy()
 	} else {

@@ -9,6 +9,7 @@ var (
 	positionCol = placementSchema.Col("position")
 	listedCol   = placementSchema.Col("listed_bytes")
 	pinnedByCol = placementSchema.Col("pinned_by")
+	trimmedCol  = placementSchema.Col("trimmed_to")
 )
 
 // Evidence reads what rules go by of one slate after the other, without making
@@ -21,8 +22,8 @@ type Evidence struct {
 
 // Of gives the placements of a slate, ordered by region and root, with these
 // fields and no others: the names, Kind, Seen, Reason, StateReason, Lineage,
-// PositionDomain, Position, Bytes, ListedBytes, Labels, Readers, PinnedBy and
-// Checkpoints. Their lists and maps are shared and nobody may change them.
+// PositionDomain, Position, Bytes, ListedBytes, Labels, Readers, PinnedBy,
+// Checkpoints, Incarnation, IncarnationKept and TrimmedTo. Their lists and maps are shared and nobody may change them.
 func (e *Evidence) Of(v *View, slate string) []catalog.Placement {
 	e.rows, e.numbers = e.rows[:0], e.numbers[:0]
 	t := v.fleet
@@ -60,6 +61,7 @@ func (e *Evidence) read(t *table.Table, id *table.Ident) {
 	} else {
 		p.StateReason = text(col.stateReason)
 	}
+	p.Incarnation, p.IncarnationKept, p.TrimmedTo = text(incarnationCol), class.Stored(keptCol).Num != 0, number(trimmedCol)
 	p.Position, p.Bytes, p.ListedBytes = number(positionCol), number(col.bytes), number(listedCol)
 	if ids := c.Symbols(labelsCol); ids != nil {
 		p.Labels = t.SymbolMap(labelsCol, ids[i])

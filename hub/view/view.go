@@ -48,6 +48,7 @@ type View struct {
 
 	registrations rows[Registration]
 	leases        rows[Lease]
+	permits       rows[Permit]
 	held          *btree.BTreeG[*Held]
 
 	events    *btree.BTreeG[*catalog.Event]

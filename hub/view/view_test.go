@@ -227,7 +227,7 @@ func TestEvidenceIsWhatRowsSay(t *testing.T) {
 	b := view.NewBuilder(0, 0, 0)
 	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	b.SetPlacement(&catalog.Placement{Region: "eu", Sighting: catalog.Sighting{Slate: "a", Root: "a", Kind: catalog.KindSnapshots, Seen: catalog.SeenLive, Lineage: "L",
-		PositionDomain: "lsn", Position: n(7), Bytes: n(70), ListedBytes: n(700), Checkpoints: []catalog.Checkpoint{{ID: "c", Name: "quarry:x"}}},
+		PositionDomain: "lsn", Position: n(7), Bytes: n(70), ListedBytes: n(700), Checkpoints: []catalog.Checkpoint{{ID: "c", Name: "quarry:x"}}, Incarnation: "I", IncarnationKept: true, TrimmedTo: n(3)},
 		State: catalog.StateLive, Labels: map[string]string{"env": "prod"}, Readers: []catalog.Reader{{ID: "r"}}, PinnedBy: []string{"clone"}}, false)
 	b.SetPlacement(&catalog.Placement{Region: "us", Sighting: catalog.Sighting{Slate: "a", Root: "b", Seen: catalog.SeenUnreadable, Reason: "no manifest", Checkpoints: []catalog.Checkpoint{}},
 		State: catalog.StateUnreadable, StateReason: "no manifest", Readers: []catalog.Reader{}}, false)
@@ -241,7 +241,8 @@ func TestEvidenceIsWhatRowsSay(t *testing.T) {
 			w := catalog.Placement{Region: p.Region, Labels: p.Labels, Readers: p.Readers, PinnedBy: p.PinnedBy, StateReason: p.StateReason}
 			g := p.Sighting
 			w.Sighting = catalog.Sighting{Slate: g.Slate, Root: g.Root, Kind: g.Kind, Seen: g.Seen, Reason: g.Reason, Lineage: g.Lineage, PositionDomain: g.PositionDomain,
-				Position: g.Position, Bytes: g.Bytes, ListedBytes: g.ListedBytes, Checkpoints: g.Checkpoints}
+				Position: g.Position, Bytes: g.Bytes, ListedBytes: g.ListedBytes, Checkpoints: g.Checkpoints,
+				Incarnation: g.Incarnation, IncarnationKept: g.IncarnationKept, TrimmedTo: g.TrimmedTo}
 			want = append(want, w)
 		}
 		if got := e.Of(v, "a"); len(got) != 2 || !reflect.DeepEqual(got, want) {
