@@ -36,6 +36,9 @@ type Freeze struct {
 	By    string    `json:"by"`
 	At    time.Time `json:"at"`
 	Why   string    `json:"why,omitempty"`
+	// Lost are the regions that have lost the slate's last restore point, for a
+	// freeze that nobody asked for; empty: a person did.
+	Lost []string `json:"lost,omitempty"`
 }
 
 // FreezeAll is the scope of everything.
@@ -44,14 +47,14 @@ const FreezeAll = "all"
 // The beginnings of narrower scopes.
 const (
 	freezeRegion = "region/"
-	freezeSlate  = "slate/"
+	FreezeSlate  = "slate/" // of a slate's name
 )
 
 // CheckScope refuses what is no scope of a freeze: all, region/NAME or
 // slate/NAME.
 func CheckScope(scope string) error {
 	name, region := strings.CutPrefix(scope, freezeRegion)
-	slate, ok := strings.CutPrefix(scope, freezeSlate)
+	slate, ok := strings.CutPrefix(scope, FreezeSlate)
 	switch {
 	case scope == FreezeAll || ok && slate != "" && len(slate) <= 1024 && !strings.ContainsFunc(slate, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return nil
@@ -66,7 +69,7 @@ func (f *Freeze) Covers(slate string, in []string) bool {
 	if name, ok := strings.CutPrefix(f.Scope, freezeRegion); ok {
 		return slices.Contains(in, name)
 	}
-	return f.Scope == FreezeAll || f.Scope == freezeSlate+slate
+	return f.Scope == FreezeAll || f.Scope == FreezeSlate+slate
 }
 
 // Change is what became of one document.

@@ -270,6 +270,9 @@ func (p *partition) upkeep(ctx context.Context) (time.Duration, error) {
 
 func orphanOf(s snapshots.Snapshot, now time.Time) catalog.Orphan {
 	o := catalog.Orphan{Path: s.Path, Position: s.LSN, Bytes: uint64(s.Bytes), Complete: s.State == snapshots.Verified}
+	if !s.Modified.IsZero() {
+		o.ChangedAt = ptr(s.Modified.UTC())
+	}
 	switch {
 	case s.MayBeInProgress(now, uploadGrace) && s.Standing != snapshots.OrphanOlder:
 		o.What = "maybe-uploading"

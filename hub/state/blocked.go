@@ -25,7 +25,7 @@ func (s *Subject) blockedSince(v *plan.Verdict, p *regions.Policy, rules *region
 	}
 	for _, why := range v.Reasons {
 		switch why.Code {
-		case plan.Frozen:
+		case plan.Frozen, plan.LastSnapshot:
 			for i := range rules.Freezes {
 				if f := &rules.Freezes[i]; f.Covers(s.Name, s.Placed) {
 					earlier(f.At.UTC())

@@ -252,7 +252,7 @@ func (s *Subject) region(stands *plan.Region, placed []catalog.Placement, points
 
 // rule takes into account what people decided about the slate beside policies.
 func (s *Subject) rule(rules *regions.Rules, now time.Time) {
-	s.Pins, s.Frozen = s.seen, ""
+	s.Pins, s.Frozen, s.Lost = s.seen, "", ""
 	for i := range rules.Holds {
 		if h := &rules.Holds[i]; s.heldBy(h) && h.Forbids(regions.ActionTrim, now) {
 			from := h.From.Position
@@ -264,7 +264,12 @@ func (s *Subject) rule(rules *regions.Rules, now time.Time) {
 		}
 	}
 	for i := range rules.Freezes {
-		if f := &rules.Freezes[i]; s.Frozen == "" && f.Covers(s.Name, s.Placed) {
+		f := &rules.Freezes[i]
+		switch {
+		case !f.Covers(s.Name, s.Placed):
+		case len(f.Lost) > 0:
+			s.Lost = lostWords(f, &s.Slate)
+		case s.Frozen == "":
 			s.Frozen = f.Scope + " is frozen by " + f.By
 			if f.Why != "" {
 				s.Frozen += " (" + f.Why + ")"

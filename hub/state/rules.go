@@ -136,6 +136,11 @@ func (e Thaw) enact(s *State) error {
 	if err != nil {
 		return err
 	}
+	for l := range s.losing {
+		if regions.FreezeSlate+l.slate == e.Scope {
+			delete(s.losing, l)
+		}
+	}
 	s.out.Records = append(s.out.Records, Record{Key: freezeKey(e.Scope)})
 	s.deed(catalog.EventThawed, e.By, e.Why, e.Scope, e.Scope+" was thawed")
 	s.adoptRules(next)

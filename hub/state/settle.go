@@ -50,7 +50,8 @@ func (s *State) settle(r *region, st *seat) {
 	found := s.settleFindings(r, st, own)
 	if row != nil {
 		row.RestorePoints, row.VerifiedRestorePoints, row.Findings = points, verified, found
-		s.tellLost(r, old, row)
+		s.tellLost(r, st, old, row)
+		s.found(r, row)
 		s.putRow(r, st, old, row)
 	}
 	s.settleOwner(r, st, own, row, owner)
@@ -221,8 +222,10 @@ func (s *State) tellRow(r *region, st *seat, old, row *catalog.Placement) {
 }
 
 // tellLost tells that a placement's last restore point went.
-func (s *State) tellLost(r *region, old, row *catalog.Placement) {
-	if old == nil || row.Seen == catalog.SeenMissing {
+func (s *State) tellLost(r *region, st *seat, old, row *catalog.Placement) {
+	// Of what a snapshot merely lacks nobody has seen that it is gone (P1); of what
+	// its agent looked for and no longer finds somebody has.
+	if old == nil || row.Seen == catalog.SeenMissing && (row.Kind != catalog.KindSnapshots || strings.HasPrefix(st.presenceWhy, absentReason)) {
 		return
 	}
 	has := func(p *catalog.Placement) string {
@@ -231,9 +234,17 @@ func (s *State) tellLost(r *region, old, row *catalog.Placement) {
 		}
 		return pointsLost
 	}
-	if _, changed := s.say(r, "points", row.Root, has(old), has(row)); changed && row.RestorePoints == 0 {
+	was, is := has(old), has(row)
+	if row.Seen == catalog.SeenMissing { // its restore points stay as last seen
+		is = pointsLost
+		if old.Seen == catalog.SeenMissing {
+			was = pointsLost
+		}
+	}
+	if _, changed := s.say(r, "points", row.Root, was, is); changed && is == pointsLost {
 		s.emit(catalog.Event{Type: catalog.EventLastSnapshotLost, Region: r.name, Slate: row.Slate, Root: row.Root,
 			Before: strconv.FormatUint(old.RestorePoints, 10), After: "0", What: fmt.Sprintf("%s has no restore point left in %s", row.Slate, r.name)})
+		s.lose(r, row)
 	}
 }
 

@@ -161,6 +161,9 @@ type State struct {
 	stirred  map[string]bool // regions to judge again
 	tellAnew map[string]bool // regions of which everything is told now
 	refused  map[string]bool // refusals told already, so that retries are not
+
+	// losing are losses to freeze for; true: done, and not known to be recorded.
+	losing map[lastLost]bool
 }
 
 type seatKey struct{ region, root string }
@@ -190,6 +193,8 @@ func (s *State) Step(e Event, now time.Time) Ready {
 		s.take(e)
 	}
 	s.settleAll()
+	_, ticked := e.(Tick)
+	s.freezeLost(ticked)
 	switch e.(type) {
 	case Tick, Tend:
 		s.out.Tend = s.tend()
@@ -244,6 +249,7 @@ func (s *State) take(e Event) {
 		}
 	case Tick:
 		s.tick()
+		s.unfound()
 		s.ageDecisions()
 	case Settled:
 		s.settled(e)

@@ -115,6 +115,8 @@ type Orphan struct {
 	Bytes    uint64 `json:"bytes"`
 	Complete bool   `json:"complete" doc:"All files are there. It is no restore point all the same."`
 	What     string `json:"what" doc:"evicted, failed-upload, incomplete or maybe-uploading."`
+	// ChangedAt is when its newest object changed, by the store's clock.
+	ChangedAt *time.Time `json:"changed_at,omitempty" doc:"When its newest object changed (store's clock)."`
 }
 
 // RestoreSource says where a restore point comes from.

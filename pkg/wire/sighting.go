@@ -32,7 +32,7 @@ func (c *checker) sighting(m *quarryv1.Sighting) *catalog.Sighting {
 	for _, o := range m.Orphans {
 		s.Orphans = append(s.Orphans, catalog.Orphan{
 			Path: o.GetPath(), Position: o.GetPosition(), Bytes: o.GetBytes(),
-			Complete: o.GetComplete(), What: o.GetWhat(),
+			Complete: o.GetComplete(), What: o.GetWhat(), ChangedAt: c.timePtr("orphans.changed_at", o.GetChangedAt()),
 		})
 	}
 	for _, p := range m.Checkpoints {

@@ -53,7 +53,8 @@ func AppendStill(b []byte, s *catalog.Sighting) ([]byte, error) {
 			b = appendCount(b, 2, o.Position)
 			b = appendCount(b, 3, o.Bytes)
 			b = appendBool(b, 4, o.Complete)
-			return appendText(b, 5, o.What)
+			b = appendText(b, 5, o.What)
+			return appendTime(b, 6, o.ChangedAt)
 		})
 	}
 	for i := range s.External {

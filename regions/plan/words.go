@@ -40,7 +40,7 @@ func (w *words) verdict(r Ruling) Verdict {
 		}
 	}
 	if r.Why&lastSnapshot != 0 {
-		v.Reasons = append(v.Reasons, reason(LastSnapshot, "%s; a new verified one there ends this, or a person with quarry thaw slate/%s", w.s.Lost, w.s.Name))
+		v.Reasons = append(v.Reasons, reason(LastSnapshot, "%s; a new verified one there ends this, or a person with quarry thaw --slate %s", w.s.Lost, w.s.Name))
 	}
 	if r.Permit {
 		v.Action, v.UpTo = Permit, &r.UpTo

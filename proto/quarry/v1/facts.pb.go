@@ -513,6 +513,7 @@ type Orphan struct {
 	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	Complete      bool                   `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`
 	What          string                 `protobuf:"bytes,5,opt,name=what,proto3" json:"what,omitempty"`
+	ChangedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -580,6 +581,13 @@ func (x *Orphan) GetWhat() string {
 		return x.What
 	}
 	return ""
+}
+
+func (x *Orphan) GetChangedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ChangedAt
+	}
+	return nil
 }
 
 type RestorePoint struct {
@@ -1414,13 +1422,15 @@ const file_quarry_v1_facts_proto_rawDesc = "" +
 	"ExternalDB\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12)\n" +
 	"\x10final_checkpoint\x18\x02 \x01(\tR\x0ffinalCheckpoint\x12\x16\n" +
-	"\x06tables\x18\x03 \x01(\x04R\x06tables\"~\n" +
+	"\x06tables\x18\x03 \x01(\x04R\x06tables\"\xb9\x01\n" +
 	"\x06Orphan\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x04R\bposition\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x1a\n" +
 	"\bcomplete\x18\x04 \x01(\bR\bcomplete\x12\x12\n" +
-	"\x04what\x18\x05 \x01(\tR\x04what\"\xd2\x03\n" +
+	"\x04what\x18\x05 \x01(\tR\x04what\x129\n" +
+	"\n" +
+	"changed_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\"\xd2\x03\n" +
 	"\fRestorePoint\x12\x14\n" +
 	"\x05slate\x18\x01 \x01(\tR\x05slate\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12 \n" +
@@ -1546,20 +1556,21 @@ var file_quarry_v1_facts_proto_depIdxs = []int32{
 	2,  // 3: quarry.v1.Sighting.external:type_name -> quarry.v1.ExternalDB
 	11, // 4: quarry.v1.Checkpoint.created:type_name -> google.protobuf.Timestamp
 	11, // 5: quarry.v1.Checkpoint.expires:type_name -> google.protobuf.Timestamp
-	11, // 6: quarry.v1.RestorePoint.created_at:type_name -> google.protobuf.Timestamp
-	11, // 7: quarry.v1.RestorePoint.verified_at:type_name -> google.protobuf.Timestamp
-	10, // 8: quarry.v1.Registration.labels:type_name -> quarry.v1.Registration.LabelsEntry
-	11, // 9: quarry.v1.Registration.at:type_name -> google.protobuf.Timestamp
-	11, // 10: quarry.v1.Lease.renewed:type_name -> google.protobuf.Timestamp
-	11, // 11: quarry.v1.Lease.touched:type_name -> google.protobuf.Timestamp
-	11, // 12: quarry.v1.Hold.created_at:type_name -> google.protobuf.Timestamp
-	11, // 13: quarry.v1.Permit.issued:type_name -> google.protobuf.Timestamp
-	11, // 14: quarry.v1.Permit.not_after:type_name -> google.protobuf.Timestamp
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	11, // 6: quarry.v1.Orphan.changed_at:type_name -> google.protobuf.Timestamp
+	11, // 7: quarry.v1.RestorePoint.created_at:type_name -> google.protobuf.Timestamp
+	11, // 8: quarry.v1.RestorePoint.verified_at:type_name -> google.protobuf.Timestamp
+	10, // 9: quarry.v1.Registration.labels:type_name -> quarry.v1.Registration.LabelsEntry
+	11, // 10: quarry.v1.Registration.at:type_name -> google.protobuf.Timestamp
+	11, // 11: quarry.v1.Lease.renewed:type_name -> google.protobuf.Timestamp
+	11, // 12: quarry.v1.Lease.touched:type_name -> google.protobuf.Timestamp
+	11, // 13: quarry.v1.Hold.created_at:type_name -> google.protobuf.Timestamp
+	11, // 14: quarry.v1.Permit.issued:type_name -> google.protobuf.Timestamp
+	11, // 15: quarry.v1.Permit.not_after:type_name -> google.protobuf.Timestamp
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_quarry_v1_facts_proto_init() }
