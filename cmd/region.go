@@ -48,7 +48,11 @@ func newRegionRetire(a *app) *cobra.Command {
 		Use: "retire NAME", Short: "Have a region agree to nothing any more", Args: cobra.ExactArgs(1),
 		Long: `What waits for the region waits no more: history that it has not archived may be cut. Its agents
 are refused; its rows stay as they were last seen. Refused (exit code 4) while a policy
-could not be satisfied without it.`,
+could not be satisfied without it.
+
+A region that a policy requires needs the word of two people: the first is remembered, and
+quarry region join NAME --active takes it back.
+` + onTrust,
 		ValidArgsFunction: a.completeOne("regions"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := a.confirm(yes, fmt.Sprintf("retire region %s", args[0])); err != nil {

@@ -396,8 +396,16 @@ func TestRS12_ARegionWithoutARepositoryBlocks(t *testing.T) {
 		t.Errorf("%v", e)
 	}
 	// The region leaves, and what waited for it waits no more.
-	if o := w.cli(t, "region", "retire", "sa", "--yes"); o.code != 0 {
-		t.Fatalf("retire: exit %d, %s", o.code, o.stderr)
+	// The policy requires it: two people have to agree.
+	if o := w.cli(t, "region", "retire", "sa", "--yes", "--as", "ann", "--why", "we leave it"); o.code != 0 || !strings.Contains(o.stdout, "another person has to agree") {
+		t.Fatalf("retire: exit %d, %s%s", o.code, o.stdout, o.stderr)
+	}
+	w.waits(t, "archive/0", "no-archive")
+	if o := w.cli(t, "region", "retire", "sa", "--yes", "--as", "ann"); o.code != 4 || !strings.Contains(o.stderr, "another person has to agree") {
+		t.Errorf("the same person twice: exit %d, %s", o.code, o.stderr)
+	}
+	if o := w.cli(t, "region", "retire", "sa", "--yes", "--as", "bob"); o.code != 0 || o.stdout != "region sa is retired\n" {
+		t.Fatalf("retire: exit %d, %s%s", o.code, o.stdout, o.stderr)
 	}
 	w.permits(t, "archive/0", 425, "us")
 	// A region that a policy cannot do without stays.

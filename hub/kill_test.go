@@ -33,7 +33,8 @@ func acts(t *testing.T) []state.Command {
 		state.JoinRegion{Region: "ap", By: "ann"},
 		state.RemovePolicy{Name: "a", By: "ann"},
 		state.Thaw{Scope: "all", By: "bob"},
-		state.RetireRegion{Region: "us", By: "ann"},
+		state.RetireRegion{Region: "us", By: "ann"}, // policy b requires it
+		state.RetireRegion{Region: "us", By: "bob"},
 	}
 }
 
@@ -50,7 +51,7 @@ func inForce(v *view.View) string {
 		out = append(out, fmt.Sprint("freeze ", f.Scope, " by ", f.By, " ", f.Why))
 	}
 	for r := range v.Regions() {
-		out = append(out, fmt.Sprint("region ", r.Name, " ", r.Membership))
+		out = append(out, fmt.Sprint("region ", r.Name, " ", r.Membership, " ", r.Retiring))
 	}
 	return strings.Join(out, ", ")
 }

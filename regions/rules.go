@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
 // Rules are the documents that people applied and what they froze, as one
@@ -246,6 +248,52 @@ func (r *Rules) CheckIn(set Set) error {
 		}
 	}
 	return nil
+}
+
+// Requires names the policies that wait for a region before history is cut.
+func (r *Rules) Requires(region string) []string {
+	var out []string
+	for i := range r.Policies {
+		if p := &r.Policies[i]; p.Trim != nil && p.Select.InRegion(region) {
+			out = append(out, p.Name)
+		}
+	}
+	return out
+}
+
+// Retire gives the set with a region that agrees to nothing any more, by a
+// person's word. Where a policy requires the region two people have to agree:
+// done is false when this was the first of them, which the set then remembers.
+// The error wraps fs.ErrNotExist, fs.ErrExist, [ErrSecondPerson], or
+// [ErrMembership] when a policy could not be satisfied without the region.
+func (r *Rules) Retire(set Set, region, by string) (next Set, done bool, err error) {
+	next = set.Clone()
+	known := next.Get(region)
+	switch {
+	case known == nil:
+		return Set{}, false, fmt.Errorf("region %s is not in the region set: %w", region, fs.ErrNotExist)
+	case known.Membership == catalog.Retired:
+		return Set{}, false, fmt.Errorf("region %s is retired: %w", region, fs.ErrExist)
+	}
+	first := known.Retiring
+	known.Membership, known.Retiring = catalog.Retired, ""
+	// A policy that could not be satisfied without it is changed first: nobody
+	// retires a region and finds out later what waits for ever.
+	if err := r.CheckIn(next); err != nil {
+		return Set{}, false, fmt.Errorf("without region %s a policy cannot be satisfied; change it first: %w: %w", region, err, ErrMembership)
+	}
+	need := r.Requires(region)
+	switch {
+	case len(need) == 0:
+		return next, true, nil
+	case first == "":
+		next = set.Clone()
+		next.Get(region).Retiring = by
+		return next, false, nil
+	case first == by:
+		return Set{}, false, fmt.Errorf("%s has asked already that region %s retires, which policy %s requires: %w", by, region, need[0], ErrSecondPerson)
+	}
+	return next, true, nil
 }
 
 // Policy is the one of that name; nil when there is none.

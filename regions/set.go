@@ -21,6 +21,9 @@ import (
 // ErrInvalid is wrapped by every refusal of what makes no sense.
 var ErrInvalid = errors.New("invalid")
 
+// ErrMembership says that a region's membership does not allow it.
+var ErrMembership = errors.New("the region set does not allow it")
+
 // ErrSecondPerson says that another person has to agree.
 var ErrSecondPerson = errors.New("another person has to agree")
 
@@ -49,6 +52,9 @@ type Region struct {
 	// Reset, when not empty, says why the region waits for a person to accept
 	// it.
 	Reset string `json:"reset,omitempty"`
+	// Retiring is who asked first that the region retires, where two people have
+	// to; empty: nobody did.
+	Retiring string `json:"retiring,omitempty"`
 }
 
 // maxRegions bounds a set: one bucket listing, one page, one screen each.

@@ -191,7 +191,9 @@ var words = []wording{
 			if err := regions.CheckName(c.name); err != nil {
 				return nil, "", err
 			}
-			if r := v.Region(c.name); r != nil && r.Membership == to {
+			if r := v.Region(c.name); r != nil && r.Membership == to && r.Retiring != "" {
+				return state.JoinRegion{Region: c.name, By: by, Active: to == catalog.Active}, fmt.Sprintf("region %s stays %s", c.name, to), nil
+			} else if r != nil && r.Membership == to {
 				return nil, "", fmt.Errorf("region %s is %s: %w", c.name, to, fs.ErrExist)
 			} else if r == nil && to == catalog.Active {
 				return nil, "", fmt.Errorf("region %s is not in the region set; it joins first: %w", c.name, fs.ErrNotExist)
@@ -199,21 +201,21 @@ var words = []wording{
 			return state.JoinRegion{Region: c.name, By: by, Active: to == catalog.Active}, fmt.Sprintf("region %s is %s", c.name, to), nil
 		}},
 	{"/v1/regions/{name}:retire", "retire_region", "Have a region agree to nothing any more",
-		"What waits for it waits no more. Its agents are refused; its rows stay as they were last seen.", whyType,
+		"What waits for it waits no more. Its agents are refused; its rows stay as they were last seen. A region that a policy requires needs the word of two people: the first is remembered, and joining takes it back.", whyType,
 		func(c *call, v *view.View, by string) (state.Command, string, error) {
 			req, err := bodyOf[WhyRequest](c)
 			if err != nil {
 				return nil, "", err
 			}
-			if v.Region(c.name) == nil {
-				return nil, "", fmt.Errorf("region %s is not in the region set: %w", c.name, fs.ErrNotExist)
+			_, done, err := v.Rules().Retire(setOf(v), c.name, by)
+			if err != nil {
+				return nil, "", err
 			}
-			set := setOf(v)
-			set.Get(c.name).Membership = catalog.Retired
-			if err := v.Rules().CheckIn(set); err != nil {
-				return nil, "", fmt.Errorf("without region %s a policy cannot be satisfied; change it first: %w: %w", c.name, err, state.ErrMembership)
+			what := fmt.Sprintf("region %s is retired", c.name)
+			if !done {
+				what = fmt.Sprintf("that region %s retires is asked for; policy %s requires it, so another person has to agree", c.name, v.Rules().Requires(c.name)[0])
 			}
-			return state.RetireRegion{Region: c.name, By: by, Why: req.Why}, fmt.Sprintf("region %s is retired", c.name), nil
+			return state.RetireRegion{Region: c.name, By: by, Why: req.Why}, what, nil
 		}},
 }
 
@@ -221,7 +223,7 @@ var words = []wording{
 func setOf(v *view.View) regions.Set {
 	set := regions.Set{Format: regions.Format, Number: 1}
 	for r := range v.Regions() {
-		set.Regions = append(set.Regions, regions.Region{Name: r.Name, Membership: r.Membership})
+		set.Regions = append(set.Regions, regions.Region{Name: r.Name, Membership: r.Membership, Retiring: r.Retiring})
 	}
 	return set
 }

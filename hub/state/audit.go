@@ -25,7 +25,7 @@ type AuditEntry struct {
 	Number  uint64    `json:"number" doc:"From 1, without gaps."`
 	At      time.Time `json:"at" doc:"When, by the hub's clock."`
 	Who     string    `json:"who" doc:"Who asked for it; hub: the hub itself, by a policy."`
-	What    string    `json:"what" doc:"What was done, in one word: applied, removed, held, released, frozen, thawed, joined, activated, retired, accepted, forgotten, approved, refused, decided, settled."`
+	What    string    `json:"what" doc:"What was done, in one word: applied, removed, held, released, frozen, thawed, joined, activated, retiring, kept, retired, accepted, forgotten, approved, refused, decided, settled."`
 	Of      string    `json:"of" doc:"What it was done to, as in policy/archives."`
 	Why     string    `json:"why,omitempty" doc:"In words."`
 	// Evidence is the SHA-256, in hex, of what the decision rests on.
@@ -129,15 +129,17 @@ func (s *State) audit(e AuditEntry) {
 
 // deeds are what the audit calls what the event log tells of.
 var deeds = map[string]struct{ what, folder string }{
-	catalog.EventPolicyApplied: {"applied", policyFolder},
-	catalog.EventPolicyRemoved: {"removed", policyFolder},
-	catalog.EventHoldApplied:   {"applied", holdFolder},
-	catalog.EventHoldReleased:  {"released", holdFolder},
-	catalog.EventFrozen:        {"frozen", freezeFolder},
-	catalog.EventThawed:        {"thawed", freezeFolder},
-	catalog.EventRegionJoining: {"joined", regionFolder},
-	catalog.EventRegionActive:  {"activated", regionFolder},
-	catalog.EventRegionRetired: {"retired", regionFolder},
+	catalog.EventPolicyApplied:  {"applied", policyFolder},
+	catalog.EventPolicyRemoved:  {"removed", policyFolder},
+	catalog.EventHoldApplied:    {"applied", holdFolder},
+	catalog.EventHoldReleased:   {"released", holdFolder},
+	catalog.EventFrozen:         {"frozen", freezeFolder},
+	catalog.EventThawed:         {"thawed", freezeFolder},
+	catalog.EventRegionJoining:  {"joined", regionFolder},
+	catalog.EventRegionActive:   {"activated", regionFolder},
+	catalog.EventRegionRetired:  {"retired", regionFolder},
+	catalog.EventRegionRetiring: {"retiring", regionFolder},
+	catalog.EventRegionStays:    {"kept", regionFolder},
 }
 
 // auditDeed adds what a person did to a document, a freeze or a region.

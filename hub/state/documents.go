@@ -14,7 +14,7 @@ import (
 )
 
 // ErrMembership says that a region's membership does not allow it.
-var ErrMembership = errors.New("the region set does not allow it")
+var ErrMembership = regions.ErrMembership
 
 // ErrRecord says that a record of the ledger cannot be understood: without it
 // nobody knows what is held back, so nothing may be decided.
@@ -62,6 +62,7 @@ type regionRecord struct {
 	Name       string             `json:"name"`
 	Membership catalog.Membership `json:"membership"`
 	Number     uint64             `json:"number"` // of the set with which it came
+	Retiring   string             `json:"retiring,omitempty"`
 }
 
 func documentOf(kind, name, releasing string, a regions.Applied) documentRecord {
@@ -176,15 +177,15 @@ func (s *State) replayRegion(name string, value []byte) error {
 		return fmt.Errorf("it is of region %q", v.Name)
 	}
 	known := s.set.Get(name)
-	if known != nil && known.Membership == v.Membership {
+	if known != nil && known.Membership == v.Membership && known.Retiring == v.Retiring {
 		return nil
 	}
 	set := s.set.Clone()
 	if known == nil {
 		set.Insert(regions.Region{Name: name, Membership: v.Membership})
-	} else {
-		set.Get(name).Membership = v.Membership
 	}
+	r := set.Get(name)
+	r.Membership, r.Retiring = v.Membership, v.Retiring
 	if err := set.Validate(); err != nil {
 		return err
 	}

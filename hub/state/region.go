@@ -199,7 +199,7 @@ func (s *State) unfresh(r *region, why string) {
 func (s *State) showRegion(r *region) {
 	known := s.set.Get(r.name)
 	row := &catalog.Region{
-		Name: r.name, State: r.state, Membership: known.Membership, Reason: r.reason, Since: r.since,
+		Name: r.name, State: r.state, Membership: known.Membership, Retiring: known.Retiring, Reason: r.reason, Since: r.since,
 		AsOf: r.asOf, Clusters: sortedKeys(r.clusters), BucketID: known.BucketID, Bucket: r.bucket,
 		CannotKeep: r.cannotKeep, Placements: r.placements, Missing: r.missing,
 		RequestsPerHour: r.spend, RequestBudget: r.budget,

@@ -43,15 +43,21 @@ type Freeze struct{ Scope, By, Why string }
 type Thaw struct{ Scope, By, Why string }
 
 // JoinRegion takes a region into the set as joining, or with Active makes one
-// of it that atLeast counts.
+// of it that atLeast counts. Of a region that one person wants to retire it takes
+// that word back.
 type JoinRegion struct {
 	Region, By string
 	Active     bool
 }
 
 // RetireRegion has a region agree to nothing any more. Its agents are refused;
-// its rows stay as they were last seen.
-type RetireRegion struct{ Region, By, Why string }
+// its rows stay as they were last seen. A region that a policy requires needs
+// the word of two people.
+type RetireRegion struct {
+	Region, By, Why string
+	// Waits, when it is not nil, is set to whether another person has to agree.
+	Waits *bool
+}
 
 func (ApplyDocuments) event() {}
 func (RemovePolicy) event()   {}
@@ -156,6 +162,11 @@ func (e JoinRegion) enact(s *State) error {
 		to = catalog.Active
 	}
 	set, known := s.set.Clone(), s.set.Get(e.Region)
+	if known != nil && known.Retiring != "" && known.Membership == to {
+		set.Get(e.Region).Retiring = ""
+		s.retiring(set, e.Region, catalog.EventRegionStays, firstOf(e.By, "somebody"), "", fmt.Sprintf("region %s stays %s; %s had asked that it retires", e.Region, to, known.Retiring))
+		return nil
+	}
 	switch {
 	case known == nil && e.Active:
 		return fmt.Errorf("region %s is not in the region set; it joins first: %w", e.Region, fs.ErrNotExist)
@@ -168,7 +179,8 @@ func (e JoinRegion) enact(s *State) error {
 	case known.Membership == catalog.Active:
 		return fmt.Errorf("region %s is active, which is more than joining: %w", e.Region, fs.ErrExist)
 	default:
-		set.Get(e.Region).Membership = to
+		r := set.Get(e.Region)
+		r.Membership, r.Retiring = to, ""
 	}
 	if err := set.Validate(); err != nil {
 		return err
@@ -182,23 +194,32 @@ func (e JoinRegion) enact(s *State) error {
 }
 
 func (e RetireRegion) enact(s *State) error {
-	known := s.set.Get(e.Region)
-	switch {
-	case known == nil:
-		return fmt.Errorf("region %s is not in the region set: %w", e.Region, fs.ErrNotExist)
-	case known.Membership == catalog.Retired:
-		return fmt.Errorf("region %s is retired: %w", e.Region, fs.ErrExist)
+	by := firstOf(e.By, "somebody")
+	set, done, err := s.rules.Retire(s.set, e.Region, by)
+	if err != nil {
+		return err
 	}
-	set := s.set.Clone()
-	set.Get(e.Region).Membership = catalog.Retired
-	// A policy that could not be satisfied without it is changed first: nobody
-	// retires a region and finds out later what waits for ever.
-	if err := s.rules.CheckIn(set); err != nil {
-		return fmt.Errorf("without region %s a policy cannot be satisfied; change it first: %w: %w", e.Region, err, ErrMembership)
+	if e.Waits != nil {
+		*e.Waits = !done
+	}
+	if !done {
+		s.retiring(set, e.Region, catalog.EventRegionRetiring, by, e.Why, fmt.Sprintf("%s asks that region %s retires; another person has to agree, for policy %s requires it", by, e.Region, s.rules.Requires(e.Region)[0]))
+		return nil
 	}
 	s.member(set, e.Region, catalog.Retired, catalog.EventRegionRetired, e.By, e.Why)
 	s.out.Then = retired(e)
 	return nil
+}
+
+// retiring takes down, or back, that one of two people asked for a region's end.
+func (s *State) retiring(set regions.Set, name, typ, by, why, what string) {
+	r := set.Get(name)
+	set.Why = what
+	s.set, s.setDone = set, false
+	s.stirred[name] = true
+	s.record(regionKey(name), regionRecord{Version: recordVersion, Name: name, Membership: r.Membership, Number: set.Number + 1, Retiring: r.Retiring})
+	s.emit(catalog.Event{Type: typ, Region: name, After: by, What: withWhy(what, why)})
+	s.auditDeed(typ, by, why, name, what)
 }
 
 // retired is a [RetireRegion] that is durable: its agents hear of it.

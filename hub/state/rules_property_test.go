@@ -295,7 +295,8 @@ func ruledHistory(t *testing.T, seed uint64) (permits, waits int) {
 			case catalog.Joining:
 				step(state.JoinRegion{Region: n, By: "x", Active: true}, "%s is active", n)
 			default:
-				step(state.RetireRegion{Region: n, By: "x"}, "%s retires", n)
+				step(state.RetireRegion{Region: n, By: "x"}, "x has %s retire", n)
+				step(state.RetireRegion{Region: n, By: "y"}, "y has %s retire", n) // where a policy requires it
 			}
 			if r.membership = w.s.Set().Get(n).Membership; r.membership == catalog.Retired {
 				r.session = 0

@@ -426,6 +426,12 @@ func (w *world) show(what string) (out []string) {
 			if r.BucketID != "" {
 				l += " bucket=" + r.BucketID
 			}
+			if r.Membership != catalog.Active {
+				l += " " + string(r.Membership)
+			}
+			if r.Retiring != "" {
+				l += " retiring=" + r.Retiring
+			}
 			if r.CannotKeep != "" {
 				l += " cannot-keep=" + r.CannotKeep
 			}

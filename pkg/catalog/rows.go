@@ -87,6 +87,7 @@ type Region struct {
 	Name            string             `json:"name"`
 	State           RegionState        `json:"state"`
 	Membership      Membership         `json:"membership"`
+	Retiring        string             `json:"retiring,omitempty" doc:"Who asked that it retires, where another person has to agree."`
 	Reason          string             `json:"reason" doc:"Why it is not connected, beginning with a reason code."`
 	Since           time.Time          `json:"since" doc:"Since when it has this state."`
 	HeardAt         *time.Time         `json:"heard_at" doc:"Last valid beat (hub's clock); null: not since this hub started."`

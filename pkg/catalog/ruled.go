@@ -51,4 +51,7 @@ const (
 	EventRegionJoining = "region-joining"
 	EventRegionActive  = "region-active"
 	EventRegionRetired = "region-retired"
+	// Where two people have to agree: one has asked, or that was taken back.
+	EventRegionRetiring = "region-retiring"
+	EventRegionStays    = "region-stays"
 )
