@@ -169,7 +169,7 @@ func runHub(ctx context.Context, cfg hubConfig, log *slog.Logger, ready func(web
 	host, _ := os.Hostname()
 	h, err := hub.New(ctx, hub.Config{
 		Regions: cfg.Regions, Store: store, Log: log, SaveEvery: 5 * time.Second,
-		State:  state.Config{Beat: cfg.Beat, StaleAfter: cfg.StaleAfter},
+		State:  hookState(state.Config{Beat: cfg.Beat, StaleAfter: cfg.StaleAfter}),
 		Holder: fmt.Sprintf("%s pid %d", host, os.Getpid()), ID: ulid.Make().String(),
 		Post: func(to state.SessionID, m state.Message) { server.Post(to, m) },
 	})
@@ -188,7 +188,7 @@ func runHub(ctx context.Context, cfg hubConfig, log *slog.Logger, ready func(web
 	g.Go(func() error { return h.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx, agents) })
 	g.Go(func() error { return web.Run(ctx, people) })
-	log.Info("hub is up", "web", "http://"+people.Addr().String(), "agents", agents.Addr().String(), "store", store.URL(), "version", buildVersion())
+	log.Info("hub is up", "web", "http://"+people.Addr().String(), "agents", agents.Addr().String(), "store", store.URL(), "ledger", h.Ledger(), "version", buildVersion())
 	if ready != nil {
 		ready(people.Addr().String(), agents.Addr().String())
 	}

@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -99,6 +100,12 @@ type proc struct {
 
 func start(t testing.TB, env []string, args ...string) *proc {
 	t.Helper()
+	return startAs(t, binary, env, args...)
+}
+
+// startAs is start of another build of the program.
+func startAs(t testing.TB, binary string, env []string, args ...string) *proc {
+	t.Helper()
 	p := &proc{t: t, cmd: exec.Command(binary, args...), log: &lockedBuffer{}, done: make(chan struct{})}
 	p.cmd.Env = append(cleanEnv(t), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
@@ -175,6 +182,8 @@ type hub struct {
 	web, agents, store string
 	regions            string
 	extra              []string
+	program            string // "": the ordinary one
+	env                []string
 }
 
 func startHub(t testing.TB, regions string, extra ...string) *hub {
@@ -184,12 +193,20 @@ func startHub(t testing.TB, regions string, extra ...string) *hub {
 	return h
 }
 
+// startHubAs is startHub of another build of the program.
+func startHubAs(t testing.TB, program string, env []string, regions string, extra ...string) *hub {
+	t.Helper()
+	h := &hub{web: freePort(t), agents: freePort(t), store: t.TempDir(), regions: regions, extra: extra, program: program, env: env}
+	h.restart(t)
+	return h
+}
+
 // restart starts the hub's process (again) on the same store and ports.
 func (h *hub) restart(t testing.TB) {
 	t.Helper()
 	args := append([]string{"hub", "--listen", h.web, "--agent-listen", h.agents, "--store", "file://" + h.store,
 		"--regions", h.regions, "--beat", "500ms", "--stale-after", "4s"}, h.extra...)
-	h.proc = start(t, nil, args...)
+	h.proc = startAs(t, cmp.Or(h.program, binary), h.env, args...)
 	eventually(t, 20*time.Second, "hub ready", func() error {
 		if o := quarry(t, nil, "get", "regions", "--hub", "http://"+h.web, "-o", "json"); o.code != 0 {
 			return errors.New(o.stderr)

@@ -61,6 +61,10 @@ func (h *Hub) Close() {
 	}
 }
 
+// Ledger is the UUID of the hub's ledger: agents obey no other until they are
+// started with --ledger and this one. Anybody may call it at any time.
+func (h *Hub) Ledger() string { return h.journal.ID() }
+
 // Deciding says why this hub decides nothing, as an error that wraps
 // [ledger.ErrNotDeciding]; nil: it decides. What it shows stays true to what its
 // agents say. Anybody may call it at any time.

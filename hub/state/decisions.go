@@ -109,9 +109,6 @@ const (
 	countersKey    = "counters"
 	breakerKey     = "breaker"
 
-	// effectWithin is how long after an agent's word, or after the time of a
-	// decision was over, the hub waits to see the effect or to hear of it.
-	effectWithin = 2 * time.Minute
 	// keptDecisions bounds those that are settled; the audit has all of them.
 	keptDecisions = 10_000
 	keepSettled   = 30 * 24 * time.Hour
@@ -434,11 +431,11 @@ func (s *State) ageDecisions() {
 		switch {
 		case (d.Stage == StageProposed || d.Stage == StageApproved) && !s.wall.Before(d.NotAfter):
 			s.end(d, StageExpired, []catalog.Reason{{Code: catalog.CodeExpired, Message: "it was not sent by " + d.NotAfter.Format(time.RFC3339) + "; propose it again"}}, "hub", "")
-		case d.Stage == StageSent && s.wall.Sub(d.Sent) >= d.Decision.Expires+effectWithin:
+		case d.Stage == StageSent && s.wall.Sub(d.Sent) >= d.Decision.Expires+s.cfg.EffectWithin:
 			s.end(d, StageNotEffective, []catalog.Reason{{Code: catalog.CodeNotEffective, Message: "no agent has said what became of it; see the region's agent"}}, "hub", "")
 		case d.Stage == StageClaimed && s.sawEffect(d): // its being seen could not be recorded
 			s.end(d, StageDone, nil, "hub", "")
-		case d.Stage == StageClaimed && s.wall.Sub(d.Ended) >= effectWithin:
+		case d.Stage == StageClaimed && s.wall.Sub(d.Ended) >= s.cfg.EffectWithin:
 			s.end(d, StageNotEffective, []catalog.Reason{{Code: catalog.CodeNotEffective, Message: "an agent said that it was done, and the permit that it should have written is not seen"}}, "hub", "")
 		}
 	}

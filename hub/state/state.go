@@ -40,6 +40,10 @@ type Config struct {
 	// PermitFor is how long a permit may be used, 24 h, and PassEvery how long the
 	// steward rests between two looks at all slates under a policy, at least: 5 s.
 	PermitFor, PassEvery time.Duration
+	// EffectWithin is how long after an agent's word that a decision is done, or
+	// after the decision's time was over, the hub waits to see the effect or to
+	// hear of it, before it is not effective; 2 minutes.
+	EffectWithin time.Duration
 	// Slice is how many facts of a snapshot one step applies; zero: all. With
 	// it, [Ready.More] asks for [Continue].
 	Slice int
@@ -54,6 +58,7 @@ func (c Config) withDefaults() Config {
 	c.Tickets = cmp.Or(c.Tickets, 32)
 	c.PermitFor = cmp.Or(c.PermitFor, DefaultPermitFor)
 	c.PassEvery = cmp.Or(c.PassEvery, 5*time.Second)
+	c.EffectWithin = cmp.Or(c.EffectWithin, 2*time.Minute)
 	c.MaxEvents = cmp.Or(c.MaxEvents, view.DefaultMaxEvents)
 	return c
 }

@@ -38,6 +38,14 @@ var providers = map[string]provider{}
 // find them. A folder must exist ([ErrNoBucket] otherwise); clouds are not asked
 // anything before the first call.
 func Open(ctx context.Context, rawurl string) (*Bucket, error) {
+	b, err := open(ctx, rawurl)
+	if err != nil {
+		return nil, err
+	}
+	return opened(b), nil
+}
+
+func open(ctx context.Context, rawurl string) (*Bucket, error) {
 	if rawurl == "" {
 		return nil, fmt.Errorf("open bucket: no URL; %s", examples())
 	}
