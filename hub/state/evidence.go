@@ -255,12 +255,7 @@ func (s *Subject) rule(rules *regions.Rules, now time.Time) {
 	s.Pins, s.Frozen, s.Lost = s.seen, "", ""
 	for i := range rules.Holds {
 		if h := &rules.Holds[i]; s.heldBy(h) && h.Forbids(regions.ActionTrim, now) {
-			from := h.From.Position
-			pin := plan.Pin{Kind: plan.PinHold, ID: h.Name, Position: &from}
-			if h.Legal {
-				pin.Kind = plan.PinLegal
-			}
-			s.Pins = append(s.Pins, pin)
+			s.Pins = append(s.Pins, pinOf(h))
 		}
 	}
 	for i := range rules.Freezes {
@@ -276,6 +271,16 @@ func (s *Subject) rule(rules *regions.Rules, now time.Time) {
 			}
 		}
 	}
+}
+
+// pinOf is what a hold keeps.
+func pinOf(h *regions.Hold) plan.Pin {
+	from := h.From.Position
+	pin := plan.Pin{Kind: plan.PinHold, ID: h.Name, Position: &from}
+	if h.Legal {
+		pin.Kind = plan.PinLegal
+	}
+	return pin
 }
 
 // heldBy reports whether a hold is about the slate. Labels that nobody has

@@ -46,6 +46,8 @@ func archivesEverywhere(b *testing.B, archives int) *view.View {
 	if r := s.Step(state.ApplyDocuments{Documents: docs, By: "b"}, dawn); r.Err != nil {
 		b.Fatal(r.Err)
 	}
+	for s.Step(state.Tend{}, dawn).Tend {
+	}
 	return s.View()
 }
 

@@ -151,6 +151,7 @@ type State struct {
 	audited AuditHead
 	dec     decisions
 	steward steward
+	clerk   *clerk // of what rules read; nil while there are no policies
 
 	// What this step has touched.
 	out      Ready
@@ -203,9 +204,13 @@ func (s *State) Step(e Event, now time.Time) Ready {
 	switch e.(type) {
 	case Tick, Tend:
 		s.out.Tend = s.tend()
+		if s.clerks() {
+			s.walkOn(walkAtOnce)
+		}
 	default:
 		s.out.Tend = s.steward.stage != resting
 	}
+	s.out.Tend = s.clerks() || s.out.Tend
 	if !s.setDone {
 		s.set.Number++
 		s.out.Objects = append(s.out.Objects, RegionsRecord{s.set.Clone()})
@@ -283,6 +288,7 @@ func (s *State) View() *view.View {
 		s.settleSlate(n, s.slates[n])
 	}
 	clear(s.slates)
+	s.shareDocket()
 	if s.shown == nil || s.b.Touched() || !s.shown.At().Equal(s.wall) {
 		s.shown = s.b.Publish(s.wall)
 	}

@@ -29,6 +29,7 @@ type Builder struct {
 	// were not touched since.
 	shared  *View
 	touched map[string]bool
+	stirred map[string]struct{} // slates; nil: nobody wants to know
 }
 
 // DefaultMaxEvents and DefaultMaxChanges bound the event log and, per
@@ -134,6 +135,7 @@ func keep[T any](mine, out, before *rows[T], touched bool) {
 
 // SetRestorePoint puts a row.
 func (b *Builder) SetRestorePoint(r *catalog.RestorePoint) {
+	b.stirPoint(r)
 	put(b, RestorePoints, &b.restore, r, false)
 }
 
@@ -144,7 +146,22 @@ func (b *Builder) RestorePoint(region, root, id string) *catalog.RestorePoint {
 
 // RemoveRestorePoint takes a row out.
 func (b *Builder) RemoveRestorePoint(region, root, id string) {
-	remove(b, RestorePoints, &b.restore, &catalog.RestorePoint{Region: region, Root: root, ID: id})
+	r := &catalog.RestorePoint{Region: region, Root: root, ID: id}
+	b.stirPoint(r)
+	remove(b, RestorePoints, &b.restore, r)
+}
+
+// stirPoint stirs the slates that a restore point is and was of.
+func (b *Builder) stirPoint(r *catalog.RestorePoint) {
+	if b.stirred == nil {
+		return
+	}
+	if was := b.restore.get(r); was != nil {
+		b.stir(was.Slate)
+	}
+	if r.Slate != "" {
+		b.stir(r.Slate)
+	}
 }
 
 // SetFinding puts a row.

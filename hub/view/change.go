@@ -15,6 +15,10 @@ import (
 // view from now on. quiet: nothing changed but when it was observed, do not
 // tell watchers.
 func (b *Builder) SetPlacement(r *catalog.Placement, quiet bool) table.Slot {
+	if !quiet && b.stirred != nil {
+		b.stirAt(b.pb.Find(r.Region, r.Root)) // it may have gone by another name
+		b.stir(r.Slate)
+	}
 	s, _ := b.pb.Put(r)
 	b.touched[Placements] = true
 	if !quiet {
@@ -65,6 +69,7 @@ func (b *Builder) Roots(region string) iter.Seq2[string, table.Slot] {
 // watchers of both hear of it. Only a person's word may lead here (P1).
 func (b *Builder) RemovePlacement(region, root string) {
 	if s := b.pb.Find(region, root); s != table.None {
+		b.stirAt(s)
 		b.notePlacement(s)
 		note(b, Owners, &b.owners.log, PlacementKey(region, root))
 		b.pb.Remove(s)

@@ -49,6 +49,7 @@ func (v *View) Permit(region, slate string) *Permit {
 
 // SetPermit puts a row.
 func (b *Builder) SetPermit(r *Permit) {
+	b.stir(r.Slate)
 	b.permits.set(r)
 	b.touched[declared] = true
 }
@@ -57,6 +58,7 @@ func (b *Builder) SetPermit(r *Permit) {
 func (b *Builder) RemovePermit(region, slate string) {
 	p := &Permit{Region: region}
 	p.Slate = slate
+	b.stir(slate)
 	b.permits.remove(p)
 	b.touched[declared] = true
 }

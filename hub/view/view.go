@@ -55,6 +55,7 @@ type View struct {
 	lastEvent uint64
 
 	ruled
+	kept any // the state's own
 }
 
 // Seq grows with every publication in which something changed that a watcher

@@ -3,6 +3,7 @@ package plan
 import (
 	"iter"
 	"math/bits"
+	"slices"
 	"strings"
 )
 
@@ -48,6 +49,16 @@ func (c Codes) All() iter.Seq[Code] {
 			}
 		}
 	}
+}
+
+// CodesOf are the codes of reasons.
+func CodesOf(reasons []Reason) (c Codes) {
+	for _, r := range reasons {
+		if i := slices.Index(spelled[:], r.Code); i >= 0 {
+			c |= 1 << i
+		}
+	}
+	return c
 }
 
 // Has reports whether a code is in the set.

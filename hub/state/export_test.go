@@ -1,0 +1,57 @@
+package state
+
+import (
+	"time"
+
+	"github.com/quarry-db/quarry/hub/view"
+	"github.com/quarry-db/quarry/regions"
+	"github.com/quarry-db/quarry/regions/plan"
+)
+
+// RulingsOf is what the docket of a view says of all slates that some rules
+// select, by name, lineage and domain; whole is false while the docket has not
+// all of them, and then it has those that it has.
+func RulingsOf(v *view.View, rules *regions.Rules, now time.Time) (says map[string]plan.Ruling, whole bool) {
+	k, _ := v.Kept().(*docket)
+	if k == nil {
+		return nil, len(v.Rules().Policies) == 0
+	}
+	j := newJudge(k, v, rules, now)
+	says = map[string]plan.Ruling{}
+	for place := range k.places {
+		row := k.row(place)
+		if r, selected := j.on(place); selected {
+			id := row.name + "|" + row.lineage + "|" + row.domain
+			if _, twice := says[id]; twice {
+				panic("the docket has " + id + " twice")
+			}
+			says[id] = r
+		}
+	}
+	return says, docketOf(v) != nil
+}
+
+// SubjectRulings is the same by [Subjects] and their verdicts.
+func SubjectRulings(v *view.View, rules *regions.Rules, now time.Time) map[string]plan.Ruling {
+	says := map[string]plan.Ruling{}
+	column := map[string]int32{}
+	for r := range v.Regions() {
+		column[r.Name] = int32(len(column))
+	}
+	eachUnder(v, func(s *Subject) {
+		s.rule(rules, now)
+		r := s.ruling(rules, now)
+		if verdict, _ := s.Trim(rules, now); verdict.Binding != "" {
+			r.Binding = column[verdict.Binding]
+		}
+		says[s.Name+"|"+s.Lineage+"|"+s.Domain] = r
+	}, rules)
+	return says
+}
+
+// TrimTestedOneByOne is [TestTrim] without the docket.
+func TrimTestedOneByOne(v *view.View, after *regions.Rules, now time.Time) *Tested {
+	t := &tester{now: now, v: v}
+	t.others(after, nil)
+	return t.told()
+}
