@@ -22,9 +22,9 @@ type judge struct {
 
 	classes    []classLaw
 	byPolicies map[string]*plan.Rule
-	frozen     map[string]bool  // slates, by name
-	held       map[string][]int // by name: the holds that name it and say no more
-	holds      []int            // the others that forbid trimming
+	frozen     map[string]*regions.Freeze // of slates, by name
+	held       map[string][]int           // by name: the holds that name it and say no more
+	holds      []int                      // the others that forbid trimming
 
 	chosen  []byte // of policies, a bit each
 	pins    []plan.Pin
@@ -45,13 +45,13 @@ type classLaw struct {
 
 func newJudge(k *docket, v *view.View, rules *regions.Rules, now time.Time) *judge {
 	j := &judge{k: k, v: v, rules: rules, now: now, classes: make([]classLaw, k.classes), byPolicies: map[string]*plan.Rule{},
-		frozen: map[string]bool{}, held: map[string][]int{}, chosen: make([]byte, (len(rules.Policies)+7)/8)}
+		frozen: map[string]*regions.Freeze{}, held: map[string][]int{}, chosen: make([]byte, (len(rules.Policies)+7)/8)}
 	for _, r := range standings(v) {
 		j.set = append(j.set, plan.Standing{Name: r.Name, Membership: r.Membership, State: r.State, Heard: r.Heard})
 	}
 	for i := range rules.Freezes {
-		if name, ok := strings.CutPrefix(rules.Freezes[i].Scope, "slate/"); ok {
-			j.frozen[name] = true
+		if f := &rules.Freezes[i]; strings.HasPrefix(f.Scope, regions.FreezeSlate) {
+			j.frozen[strings.TrimPrefix(f.Scope, regions.FreezeSlate)] = f
 		}
 	}
 	for i := range rules.Holds {
@@ -97,7 +97,11 @@ func (j *judge) law(place int) (*plan.Rule, *plan.Beside) {
 	if rule == nil {
 		return nil, nil
 	}
-	j.beside = plan.Beside{Frozen: c.frozen || len(j.frozen) > 0 && j.frozen[row.name], Pins: c.pins}
+	j.beside = plan.Beside{Frozen: c.frozen, Pins: c.pins}
+	if f := j.frozen[row.name]; f != nil {
+		j.beside.Lost = len(f.Lost) > 0
+		j.beside.Frozen = c.frozen || !j.beside.Lost
+	}
 	if named := j.held[row.name]; len(named) > 0 || len(c.holds) > 0 {
 		j.pins = append(j.pins[:0], c.pins...)
 		s := j.of(row.class)
@@ -137,7 +141,7 @@ func (j *judge) read(c *classLaw, of *docketClass) {
 		c.rule = j.rule(s)
 	}
 	for i := range j.rules.Freezes {
-		if f := &j.rules.Freezes[i]; !strings.HasPrefix(f.Scope, "slate/") && f.Covers("", of.placed) {
+		if f := &j.rules.Freezes[i]; !strings.HasPrefix(f.Scope, regions.FreezeSlate) && f.Covers("", of.placed) {
 			c.frozen = true
 		}
 	}

@@ -184,6 +184,7 @@ func (f *Fleet) Rule(policies []regions.Policy, set []Standing, now time.Time) *
 type Beside struct {
 	Head   *uint64 // as in [Slate]; nil: as it was put
 	Frozen bool
+	Lost   bool  // a region lost its last restore point
 	Pins   []Pin // beside those that were put; none of a consumer
 }
 
@@ -229,7 +230,7 @@ func (f *Fleet) know(place int, known *facts) bool {
 	if !at.there {
 		return false
 	}
-	known.head, known.hasHead, known.frozen = at.head, at.hasHead, at.froze
+	known.head, known.hasHead, known.frozen, known.lost = at.head, at.hasHead, at.froze, at.lost
 	known.archives = p.archives[i*len(f.names) : (i+1)*len(f.names)]
 	known.marks, known.pins = p.marks.of(at.marks), p.pins.of(at.pins)
 	return true
@@ -237,7 +238,7 @@ func (f *Fleet) know(place int, known *facts) bool {
 
 // add adds it to what is known. room is for pins.
 func (b *Beside) add(known *facts, room []fact) {
-	known.frozen = known.frozen || b.Frozen
+	known.frozen, known.lost = known.frozen || b.Frozen, known.lost || b.Lost
 	if b.Head != nil {
 		known.head, known.hasHead = *b.Head, true
 	}

@@ -26,6 +26,9 @@ func TestWhatAFleetSharedStaysAsItWas(t *testing.T) {
 	besides := 0
 	for step := range 3000 {
 		p, s := randomWorld(rng)
+		if rng.IntN(10) == 0 {
+			s.Lost = "a lost its last"
+		}
 		place := rng.IntN(min(f.Len(), 3*perPage) + 1)
 		if rng.IntN(30) == 0 {
 			f.Drop(place)
@@ -40,8 +43,8 @@ func TestWhatAFleetSharedStaysAsItWas(t *testing.T) {
 		rule := f.Rule([]regions.Policy{p}, set, now)
 		if whole := f.Decide(rule, place); whole != (Ruling{}) {
 			// The same with what people decided, and the head, told beside.
-			bare, beside := s, Beside{Head: s.Head, Frozen: s.Frozen != ""}
-			bare.Head, bare.Frozen, bare.Pins = nil, "", nil
+			bare, beside := s, Beside{Head: s.Head, Frozen: s.Frozen != "", Lost: s.Lost != ""}
+			bare.Head, bare.Frozen, bare.Lost, bare.Pins = nil, "", "", nil
 			for _, pin := range s.Pins {
 				if pin.Kind == PinConsumer {
 					bare.Pins = append(bare.Pins, pin)
