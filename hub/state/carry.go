@@ -247,13 +247,16 @@ func (e Carry) enact(s *State) error {
 		s.stirred[n] = true
 	}
 	s.settleAll() // as it is now, and not as it was when time was last looked at
-	if e.Verb != catalog.VerbPermit {
+	if e.Verb != catalog.VerbPermit && e.Verb != catalog.VerbPrune {
 		return fmt.Errorf("%s is not carried out at a person's word: %w", e.Verb, errors.ErrUnsupported)
 	}
 	v := &s.b.View
 	sub, err := subjectOf(v, e.Slate, e.Region)
 	if err != nil {
 		return err
+	}
+	if e.Verb == catalog.VerbPrune {
+		return e.carryPrune(s, sub)
 	}
 	p, err := planTrim(sub, v, e.UpTo, s.cfg.PermitFor, s.wall)
 	if err == nil && p.Action != plan.Permit {

@@ -389,9 +389,18 @@ func (s *State) settled(e Settled) {
 	}
 }
 
-// needsSeeing are verbs whose effect is an object that agents report: their word
+// needsSeeing are verbs whose effect is among what agents report: their word
 // alone is not enough (P3).
-func needsSeeing(v catalog.Verb) bool { return v == catalog.VerbPermit || v == catalog.VerbWithdraw }
+func needsSeeing(v catalog.Verb) bool {
+	return v == catalog.VerbPermit || v == catalog.VerbWithdraw || v == catalog.VerbPrune
+}
+
+func notSeen(v catalog.Verb) string {
+	if v == catalog.VerbPrune {
+		return "what it should have removed is still there"
+	}
+	return "the permit that it should have written is not seen"
+}
 
 // sawPermit takes down the permit that rules in a region's bucket.
 func (s *State) sawPermit(r *region, p *catalog.Permit) {
@@ -410,6 +419,9 @@ func (s *State) sawPermit(r *region, p *catalog.Permit) {
 // sawEffect reports whether the permit that a decision should have written was
 // seen, or a later one that was written after it.
 func (s *State) sawEffect(d *Decided) bool {
+	if d.Decision.Verb == catalog.VerbPrune {
+		return s.sawPruned(d)
+	}
 	p := s.b.Permit(d.Decision.Region, d.Decision.Slate)
 	switch {
 	case p == nil:
@@ -436,7 +448,7 @@ func (s *State) ageDecisions() {
 		case d.Stage == StageClaimed && s.sawEffect(d): // its being seen could not be recorded
 			s.end(d, StageDone, nil, "hub", "")
 		case d.Stage == StageClaimed && s.wall.Sub(d.Ended) >= s.cfg.EffectWithin:
-			s.end(d, StageNotEffective, []catalog.Reason{{Code: catalog.CodeNotEffective, Message: "an agent said that it was done, and the permit that it should have written is not seen"}}, "hub", "")
+			s.end(d, StageNotEffective, []catalog.Reason{{Code: catalog.CodeNotEffective, Message: "an agent said that it was done, and " + notSeen(d.Decision.Verb)}}, "hub", "")
 		}
 	}
 	s.issue()

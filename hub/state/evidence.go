@@ -237,7 +237,13 @@ func (s *Subject) region(stands *plan.Region, placed []catalog.Placement, points
 		if rp.Region != out.Name || rp.Lineage != s.Lineage || rp.PositionDomain != s.Domain {
 			continue
 		}
-		pt := plan.Point{ID: cmp.Or(rp.Name, rp.ID), State: rp.State, Reason: rp.Reason, FirstSeen: rp.FirstSeen, VerifiedAt: rp.ObservedAt}
+		pt := plan.Point{ID: cmp.Or(rp.Name, rp.ID), State: rp.State, Reason: rp.Reason, FirstSeen: rp.FirstSeen, VerifiedAt: rp.ObservedAt, Key: rp.ID}
+		if rp.CreatedAt != nil {
+			pt.Made = *rp.CreatedAt
+		}
+		if rp.Bytes != nil {
+			pt.Bytes = *rp.Bytes
+		}
 		if rp.Position == nil {
 			if rp.State == catalog.RestoreVerified {
 				pt.State = catalog.RestoreUnreadable

@@ -45,7 +45,7 @@ type bearing struct {
 func (s *State) wishes(sub *Subject) []Wish {
 	v, by := sub.Trim(s.rules, s.wall)
 	m := s.bearingOf(sub, v)
-	return wishesTrim(sub, v, by, m)
+	return append(wishesTrim(sub, v, by, m), s.wishesPruneNow(sub)...)
 }
 
 func (s *State) bearingOf(sub *Subject, v plan.Verdict) bearing {

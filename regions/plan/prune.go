@@ -11,6 +11,10 @@ import (
 	"github.com/quarry-db/quarry/regions"
 )
 
+// UploadGrace is how long a folder that nothing lists may be an upload that is
+// going on: nothing of it is removed before.
+const UploadGrace = time.Hour
+
 // Actions of [Prune], beside Wait.
 const (
 	Remove Action = "prune" // what is beyond the policy may be removed
@@ -37,8 +41,10 @@ type RegionPruning struct {
 	Action Action              `json:"action"`
 	// Points are all restore points, newest first, and what becomes of each.
 	Points []Fate `json:"points"`
-	// Remove are the ids of those that may go; empty unless Action is Remove.
+	// Remove are the keys of those that may go, newest first, and Bytes what they
+	// are known to have; none unless Action is Remove.
 	Remove []string `json:"remove"`
+	Bytes  uint64   `json:"bytes"`
 	// Sweep says that folders that nothing lists go too, when they have not
 	// changed for OlderThan.
 	Sweep     bool          `json:"sweep_orphans"`
@@ -55,12 +61,14 @@ type RegionPruning struct {
 // Fate is what becomes of a restore point, and why.
 type Fate struct {
 	ID       string               `json:"id"`
+	Key      string               `json:"key"`
 	Position uint64               `json:"position"`
 	State    catalog.RestoreState `json:"state"`
 	Made     time.Time            `json:"made"` // by its maker's clock; else when the hub first heard of it
 	Stays    bool                 `json:"stays"`
 	Why      Stay                 `json:"why"`
 	Message  string               `json:"message"`
+	Bytes    uint64               `json:"bytes"` // 0: not known
 }
 
 // Stay is a reason for which a restore point stays or goes.
@@ -226,7 +234,7 @@ func (p *pruner) region(r *Region, blocked bool) RegionPruning {
 	fates := make([]Fate, len(points))
 	for i := range points {
 		pt := &points[i]
-		fates[i] = Fate{ID: pt.ID, Position: pt.Position, State: pt.State, Made: made(pt)}
+		fates[i] = Fate{ID: pt.ID, Key: cmp.Or(pt.Key, pt.ID), Position: pt.Position, State: pt.State, Made: made(pt), Bytes: pt.Bytes}
 		if pt.State == catalog.RestoreVerified && !pt.Leaving && !p.whole(pt) {
 			fates[i].State = catalog.RestoreListed // so long ago that it is a claim
 		}
@@ -443,6 +451,7 @@ func (p *pruner) sweep(r *Region, out *RegionPruning) {
 	if out.OlderThan == 0 {
 		return
 	}
+	out.OlderThan = max(out.OlderThan, UploadGrace)
 	for i := range r.Orphans {
 		if o := &r.Orphans[i]; !o.ChangedAt.IsZero() && p.now.Sub(o.ChangedAt) >= out.OlderThan {
 			out.Sweep = true
@@ -518,10 +527,11 @@ func (r *RegionPruning) block() {
 
 // settle says what the region comes to.
 func (r *RegionPruning) settle() {
-	r.Remove = r.Remove[:0]
+	r.Remove, r.Bytes = r.Remove[:0], 0
 	for i := range r.Points {
 		if f := &r.Points[i]; !f.Stays && f.Why != GoUnderWay {
-			r.Remove = append(r.Remove, f.ID)
+			r.Remove = append(r.Remove, f.Key)
+			r.Bytes += f.Bytes
 		}
 	}
 	switch {

@@ -137,8 +137,12 @@ type Point struct {
 	// FirstSeen and VerifiedAt are moments of the hub's clock: when it first
 	// heard of the point, and of its last verification.
 	FirstSeen, VerifiedAt time.Time
+	// Key is what decisions call it; empty: as ID.
+	Key string
 	// Made is by its maker's clock; zero: not known.
 	Made time.Time
+	// Bytes of its objects; 0: not known.
+	Bytes uint64
 	// Leaving says that a decision which removes it was made: for [Prune] it
 	// counts as gone.
 	Leaving bool
