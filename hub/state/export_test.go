@@ -55,3 +55,14 @@ func TrimTestedOneByOne(v *view.View, after *regions.Rules, now time.Time) *Test
 	t.others(after, nil)
 	return t.told()
 }
+
+// LookedAgain reports whether the steward need not look at a slate, and if it
+// has to, notes that it looked and wished for nothing.
+func (s *State) LookedAgain(slate string) bool {
+	seen := s.looked()
+	if seen.unchanged(slate) {
+		return true
+	}
+	seen.nothing(slate)
+	return false
+}

@@ -71,7 +71,8 @@ type clerk struct {
 	key     []byte
 	at      string // the walk over all slates has come to this name
 	begun   bool
-	changed bool // since it was shared
+	changed bool    // since it was shared
+	stamps  []stamp // by place of a first subject; see [looked]
 }
 
 // walkAtOnce is how many slates one step looks at when policies change whom they
@@ -152,8 +153,7 @@ func (s *State) shareDocket() {
 	if k == nil {
 		return
 	}
-	k.set(&s.b.View)
-	s.b.Stirred(func(name string) { k.hear(&s.b.View, name) })
+	s.hearStirred()
 	if !k.changed {
 		return
 	}
@@ -162,6 +162,13 @@ func (s *State) shareDocket() {
 	k.gen++
 	k.changed = false
 	s.b.SetKept(&out)
+}
+
+// hearStirred brings what is kept up to date.
+func (s *State) hearStirred() {
+	k := s.clerk
+	k.set(&s.b.View)
+	s.b.Stirred(func(name string) { k.hear(&s.b.View, name) })
 }
 
 // set makes the columns those of the region set, and looks at the regions as they
@@ -262,6 +269,7 @@ func (k *clerk) room() int {
 		return int(place)
 	}
 	k.places++
+	k.stamps = append(k.stamps, stamp{})
 	if (k.places-1)/docketPerPage == len(k.pages) {
 		k.pages = append(k.pages, &docketPage{gen: k.gen})
 	}

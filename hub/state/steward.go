@@ -151,14 +151,23 @@ func (s *State) look() bool {
 		}
 		return true
 	})
+	seen := s.looked()
 	for _, n := range names {
 		k.slates++
+		if seen.unchanged(n) {
+			continue
+		}
+		none := true
 		for _, sub := range s.subjects(n) {
 			for _, w := range s.wishes(&sub) {
+				none = false
 				if s.unheld(&w) {
 					k.wishes = append(k.wishes, w)
 				}
 			}
+		}
+		if none {
+			seen.nothing(n)
 		}
 	}
 	return more

@@ -1,0 +1,99 @@
+package state_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/quarry-db/quarry/hub/state"
+	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/regions"
+)
+
+// A slate that was looked at, and for which nothing was wished, is looked at
+// again when something has changed of it, when the documents have, when its
+// regions stand otherwise, and after some minutes; and not for anything else.
+func TestASlateIsLookedAtAgainWhenItsRulingMayBeAnother(t *testing.T) {
+	set, err := regions.Parse([]string{"eu"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := state.New(state.Config{}, state.Saved{Regions: set}, dawn)
+	now, counter := dawn, uint64(0)
+	tell := func(facts ...catalog.Fact) {
+		counter++
+		for i := range facts {
+			facts[i].Revision = revOf(counter)
+		}
+		s.Step(state.Delta{Session: 1, Facts: facts, Upto: revOf(counter)}, now)
+	}
+	placed := func(slate string, position uint64) catalog.Fact {
+		return catalog.Fact{Kind: catalog.FactPlacement, Key: slate, Sighting: &catalog.Sighting{Slate: slate, Root: slate, Kind: catalog.KindSnapshots,
+			Seen: catalog.SeenLive, Incarnation: "I", IncarnationKept: true, Lineage: "X", PositionDomain: "lsn", Position: &position}}
+	}
+	point := func(slate string, at uint64) catalog.Fact {
+		return catalog.Fact{Kind: catalog.FactRestorePoint, Key: catalog.RestorePointKey(slate, "s"), RestorePoint: &catalog.RestorePoint{Slate: slate, Root: slate, ID: "s",
+			Source: catalog.SourceSnapshot, Incarnation: "I", Lineage: "X", PositionDomain: "lsn", Position: &at, State: catalog.RestoreVerified}}
+	}
+	apply := func(text string) {
+		t.Helper()
+		docs, err := regions.ParseDocuments("d.yaml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := s.Step(state.ApplyDocuments{Documents: docs, By: "x"}, now); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	pass := func(d time.Duration) {
+		for ; d > 0; d -= 10 * time.Second {
+			now = now.Add(10 * time.Second)
+			s.Step(state.Beat{Session: 1, BucketID: "B", ReadOK: true, At: revOf(counter)}, now)
+			s.Step(state.Tick{}, now)
+		}
+	}
+	s.Step(state.Hello{Session: 1, Region: "eu", Cluster: "k", Agent: "a", Generation: 1, Start: 1, BucketID: "B"}, now)
+	s.Step(state.Beat{Session: 1, BucketID: "B", ReadOK: true}, now)
+	s.Step(state.Snapshot{Session: 1, Upto: revOf(0), Empty: true}, now)
+	tell(placed("a", 100), placed("b", 100), point("a", 90))
+	if s.LookedAgain("a") || s.LookedAgain("a") {
+		t.Error("without a policy nothing is known to be unchanged")
+	}
+	const policy = "apiVersion: quarry/v1\nkind: Policy\nmetadata: {name: p}\nselect: {kinds: [snapshots]}\n"
+	apply(policy + "trim: {require: {all: true}, keepNewest: {positions: 20}}\n")
+	for s.Step(state.Tend{}, now).Tend {
+	}
+	look := func(what string, wantA, wantB bool) {
+		t.Helper()
+		if a, b := s.LookedAgain("a"), s.LookedAgain("b"); a != wantA || b != wantB {
+			t.Errorf("%s: unchanged are a %t, b %t; want %t, %t", what, a, b, wantA, wantB)
+		}
+		if !s.LookedAgain("a") || !s.LookedAgain("b") {
+			t.Errorf("%s: what was looked at just now has changed", what)
+		}
+	}
+	look("they were not looked at yet", false, false)
+	pass(10 * time.Second)
+	look("time passes", true, true)
+	tell(placed("b", 150))
+	look("b goes on, and there is no restore point to cut to", true, true)
+	tell(placed("a", 105))
+	look("a goes on, and keepNewest lets more go", false, true)
+	tell(point("b", 80))
+	look("b has a restore point", true, false)
+	apply("apiVersion: quarry/v1\nkind: Hold\nmetadata: {name: h}\nselect: {names: [nothing]}\nfrom: {position: 0}\n")
+	look("a hold is applied, whatever it is about", false, false)
+	s.Step(state.Freeze{Scope: "slate/b", By: "x"}, now)
+	look("b is frozen", true, false)
+	apply(policy + "trim: {require: {all: true}, keepNewest: {positions: 21}}\n")
+	look("the policy is another one", false, false)
+	s.Step(state.Closed{Session: 1}, now)
+	now = now.Add(2 * time.Minute)
+	s.Step(state.Tick{}, now)
+	look("the region is silent", false, false)
+	now = now.Add(11 * time.Minute)
+	s.Step(state.Tick{}, now)
+	look("minutes pass", false, false)
+	if s.LookedAgain("nothere") || s.LookedAgain("nothere") {
+		t.Error("what does not exist is not known to be unchanged")
+	}
+}
