@@ -37,6 +37,7 @@ type fleet struct {
 	ruler    *state.State   // what people decided, by the real rules
 	trail    []state.Record // its audit
 	idle     error          // why it decides nothing
+	ruled    bool           // what the ruler knows is all that there is
 }
 
 func newFleet() *fleet {
@@ -151,6 +152,14 @@ func (f *fleet) step(e state.Event) error {
 		return r.Err
 	}
 	f.record(r.Records)
+	if f.ruled {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.v = v
+		close(f.news)
+		f.news = make(chan struct{})
+		return nil
+	}
 	f.change(func(b *view.Builder) {
 		b.SetRules(v.Rules(), slices.Collect(v.Policies()), slices.Collect(v.Holds()), slices.Collect(v.Freezes()))
 		for row := range v.Decisions() {

@@ -11,6 +11,7 @@ import (
 	"github.com/quarry-db/quarry/hub/ledger"
 	"github.com/quarry-db/quarry/hub/query"
 	"github.com/quarry-db/quarry/hub/state"
+	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
 // Problem is an RFC 9457 problem: what every refusal looks like.
@@ -27,6 +28,8 @@ type Problem struct {
 	Hint   string `json:"hint,omitempty" doc:"What to do."`
 	// Regions explains not-fresh.
 	Regions []RegionAge `json:"regions,omitempty" doc:"not-fresh: the regions that are not fresh enough."`
+	// Reasons explain refused.
+	Reasons []catalog.Reason `json:"reasons,omitempty" doc:"refused: the facts that hold it back, in the codes of the rules."`
 
 	header http.Header
 }
@@ -67,6 +70,8 @@ const (
 	CodeRejected        = "policy-rejected"
 	CodeLineages        = "several-lineages"
 	CodeRefused         = "refused"
+	CodePlanExpired     = "plan-expired"
+	CodeBreakerOpen     = "breaker-open"
 )
 
 var titles = map[string]string{
@@ -95,6 +100,8 @@ var titles = map[string]string{
 	CodeRejected:        "The documents are refused as a whole",
 	CodeLineages:        "The name means several databases",
 	CodeRefused:         "A rule does not allow it",
+	CodePlanExpired:     "What was planned is not what is found now",
+	CodeBreakerOpen:     "The breaker is open",
 }
 
 func problem(status int, code, field, hint, format string, args ...any) *Problem {

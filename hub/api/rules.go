@@ -117,7 +117,7 @@ func ruleOperations() []*operation {
 		body: documentsType, limit: maxDocuments, answer: ref(testedType.Shape.Name), refuses: []int{400, 403, 409, 413, 415},
 		handle: func(c *call) error { return c.testPolicies() },
 	}}
-	ops = append(ops, breakerOperation())
+	ops = append(append(ops, carryOperations()...), breakerOperation())
 	for _, w := range append(words, decisionWords...) {
 		ops = append(ops, &operation{
 			method: "POST", path: w.path, id: w.id, summary: w.summary, doc: w.doc, params: params, body: w.body, answer: ref(doneType.Shape.Name), refuses: refuses,
@@ -329,11 +329,13 @@ func (c *call) refusal(err error) error {
 		p.Line, p.Column = d.Line, d.Column
 		return p
 	}
+	if p := refusedByRules(err); p != nil {
+		return p
+	}
 	switch {
 	case errors.Is(err, state.ErrLineages):
 		return problem(http.StatusConflict, CodeLineages, "region", "name one of the regions", "%v", err)
-	case errors.Is(err, state.ErrMembership), errors.Is(err, regions.ErrSecondPerson), errors.Is(err, fs.ErrExist),
-		errors.Is(err, state.ErrStage), errors.Is(err, state.ErrSamePerson), errors.Is(err, state.ErrBreaker), errors.Is(err, state.ErrQuota), errors.Is(err, state.ErrNoBreaker):
+	case errors.Is(err, state.ErrMembership), errors.Is(err, regions.ErrSecondPerson), errors.Is(err, fs.ErrExist):
 		return problem(http.StatusConflict, CodeRefused, "", "", "%v", err)
 	case errors.Is(err, regions.ErrInvalid):
 		return problem(http.StatusBadRequest, CodeBadBody, "", "", "%v", err)

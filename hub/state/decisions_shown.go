@@ -24,7 +24,7 @@ func (s *State) decidedRow(d *Decided) *catalog.DecisionRow {
 		Stage: d.Stage, By: d.By, Why: d.Why, Waiting: s.waitsFor(d), Needs: uint64(d.Needs), Approved: []catalog.ApprovalRow{},
 		Proposed: d.Proposed, NotAfter: d.NotAfter, Sent: moment(d.Sent), Term: x.Term, Sequence: x.Sequence,
 		Reasons: append([]catalog.Reason{}, d.Reasons...), Parameter: x.Parameters, Must: append([]catalog.Precondition{}, x.Preconditions...),
-		Expires: x.Expires, Outcome: d.Outcome,
+		Expires: x.Expires, Outcome: d.Outcome, Plan: d.Plan, Policy: d.Policy.Name, Revision: d.Policy.Revision, Renewal: d.Renewal,
 	}
 	if d.Stage.Settled() {
 		row.Ended = moment(d.Ended)
@@ -92,8 +92,13 @@ func (s *State) tellBreaker(b Breaker) {
 	s.emit(e)
 }
 
-// tellDecided puts what became of a decision into the event log.
+// tellDecided puts what became of a decision into the event log. That a permit
+// is renewed is no news while it goes well: a fleet's renewals of one day would
+// push everything else out of the log.
 func (s *State) tellDecided(what string, d *Decided, by, why string) {
+	if d.Renewal && (!d.Stage.Settled() || d.Stage == StageDone) {
+		return
+	}
 	x := &d.Decision
 	position := ""
 	if x.Position != nil {

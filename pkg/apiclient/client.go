@@ -43,6 +43,11 @@ type Problem struct {
 	Hint   string `json:"hint"`
 	// Regions are those that are not fresh enough, of not-fresh.
 	Regions []RegionAge `json:"regions"`
+	// Reasons are the facts that hold it back, of refused.
+	Reasons []struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	} `json:"reasons"`
 }
 
 // RegionAge says how old what the hub knows of a region is; AgeMS is nil when

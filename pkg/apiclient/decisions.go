@@ -32,3 +32,18 @@ func (c *Client) AuditOf(ctx context.Context, of string) ([]json.RawMessage, err
 	items, _, err := c.audit(ctx, url.Values{"of": {of}}, 0, 0)
 	return items, err
 }
+
+// Carry is a person's word to do with a slate what the rules permit.
+type Carry struct {
+	UpTo   *uint64 `json:"up_to,omitempty"`  // inclusive; nil: as far as may be
+	Region string  `json:"region,omitempty"` // where the name means several databases
+	Plan   string  `json:"plan,omitempty"`   // that was looked at; empty: whatever is found
+	Why    string  `json:"why,omitempty"`
+}
+
+// CarryOut asks that a verb ("trim") is carried out on a slate, and reads what is
+// planned, and what was decided, into the caller's value. With dry nothing is
+// decided. key as in [Client.Apply].
+func (c *Client) CarryOut(ctx context.Context, verb, slate string, what Carry, key string, dry bool, into any) error {
+	return c.tell(ctx, "/v1/slates/"+url.PathEscape(slate)+":"+verb, what, key, dry, into)
+}

@@ -1,0 +1,238 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quarry-db/quarry/hub/api"
+	"github.com/quarry-db/quarry/pkg/apiclient"
+	"github.com/quarry-db/quarry/pkg/catalog"
+)
+
+// carrying is a command that has the rules' word about a slate carried out: dry
+// until a person says yes.
+type carrying struct {
+	verb                 string // as in /v1/slates/{name}:verb
+	short, long, example string
+	show                 func(a *app, p *api.Carried) error
+}
+
+type carryFlags struct {
+	region, plan, why string
+	upTo              uint64
+	yes, dry, wait    bool
+	timeout           time.Duration
+}
+
+func (a *app) newCarry(w carrying) *cobra.Command {
+	var f carryFlags
+	c := &cobra.Command{
+		Use: w.verb + " NAME", Short: w.short, Long: w.long, Example: w.example, Args: cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeOne("slates"),
+		RunE: func(c *cobra.Command, args []string) error {
+			switch {
+			case f.dry && (f.yes || f.wait):
+				return usagef("--dry-run does nothing: leave out --yes and --wait")
+			case f.timeout <= 0:
+				return usagef("--timeout %s: how long --wait waits, such as 5m", f.timeout)
+			}
+			if err := a.checkOutput(); err != nil {
+				return err
+			}
+			ask := apiclient.Carry{Region: f.region, Plan: f.plan, Why: f.why}
+			if c.Flags().Changed("up-to") {
+				ask.UpTo = &f.upTo
+			}
+			return a.carry(c.Context(), w, args[0], ask, f)
+		},
+	}
+	fl := c.Flags()
+	fl.Uint64Var(&f.upTo, "up-to", 0, "how far, inclusive; not given: as far as may be")
+	fl.StringVar(&f.region, "region", "", "where the name means several databases: the one in this region")
+	fl.StringVar(&f.plan, "plan", "", "the plan that was printed: another one that is found now is refused")
+	fl.BoolVar(&f.yes, "yes", false, "do it without asking")
+	fl.BoolVar(&f.dry, "dry-run", false, "print the plan and do nothing")
+	fl.BoolVar(&f.wait, "wait", false, "wait until the agents have said what became of it and the effect was seen")
+	fl.DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long --wait waits (exit code 8)")
+	whyFlag(c, &f.why)
+	_ = c.RegisterFlagCompletionFunc("region", a.completeOne("regions"))
+	return c
+}
+
+// carry shows the plan, and has it carried out when a person says so.
+func (a *app) carry(ctx context.Context, w carrying, slate string, ask apiclient.Carry, f carryFlags) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	human := a.output != "json" && a.output != "yaml"
+	asks := !f.yes && !f.dry && human && a.terminal()
+	var planned api.Carried
+	if err := cl.CarryOut(ctx, w.verb, slate, ask, "", true, &planned); err != nil {
+		return a.ruledOut(err)
+	}
+	waiting := waits(&planned.Explanation)
+	if human || !f.yes || waiting != nil {
+		if err := a.printObject(&planned, func() error { return w.show(a, &planned) }); err != nil {
+			return err
+		}
+	}
+	if waiting != nil {
+		return waiting
+	}
+	if !f.yes && !asks {
+		if human && !f.dry && planned.Would() == 0 {
+			fmt.Fprintln(a.err, "There is nothing to do: it is published already.")
+		} else if human && !f.dry {
+			fmt.Fprintf(a.err, "Nothing was done. To do it: quarry %s %s --plan %s --yes\n", w.verb, slate, planned.Plan)
+		}
+		return nil
+	}
+	if asks && planned.Would() > 0 {
+		if err := a.confirm(false, fmt.Sprintf("%s %s as planned", w.verb, slate)); err != nil {
+			return err
+		}
+		ask.Plan = planned.Plan // what was looked at, and nothing else
+	}
+	var done api.Carried
+	if err := cl.CarryOut(ctx, w.verb, slate, ask, "", false, &done); err != nil {
+		return a.ruledOut(err)
+	}
+	var late error
+	if f.wait && len(done.Decisions) > 0 {
+		done.Decisions, late = a.seeThrough(ctx, cl, done.Decisions, f.timeout)
+	}
+	if err := a.printCarried(&done, human); err != nil {
+		return err
+	}
+	if late != nil || !f.wait {
+		return late
+	}
+	return endOf(done.Decisions)
+}
+
+// terminal reports whether there is a person to ask.
+func (a *app) terminal() bool {
+	f, ok := a.in.(*os.File)
+	return ok && isTerminal(f)
+}
+
+// printCarried says what was decided, and what has become of it.
+func (a *app) printCarried(done *api.Carried, human bool) error {
+	if !human {
+		return a.printObject(done, nil)
+	}
+	if len(done.Decisions) == 0 {
+		_, err := fmt.Fprintln(a.out, "nothing to decide: it is published already")
+		return err
+	}
+	t := newTable(a.out, "DECISION", "VERB", "REGION", "POSITION", "STAGE", "WHY")
+	for i := range done.Decisions {
+		d := &done.Decisions[i]
+		t.row(shortID(d.ID), string(d.Verb), d.Region, numOr(d.Position, "-"), string(d.Stage), heldUpBy(d))
+	}
+	return t.flush()
+}
+
+// ruledOut gives a refusal by the rules its exit code, a line for each reason.
+func (a *app) ruledOut(err error) error {
+	if p, ok := errors.AsType[*apiclient.Problem](err); ok && p.Status == 409 && p.Code != "refused" {
+		return withCode(exitRefused, fmt.Errorf("%s: %w", p.Code, errors.New(strings.TrimPrefix(err.Error(), p.Code+": "))))
+	}
+	return a.hubError(err)
+}
+
+// seeThrough waits until nothing more is expected of decisions, and gives them
+// as they are then. On a terminal it says on stderr how far they are.
+func (a *app) seeThrough(ctx context.Context, cl *apiclient.Client, of []catalog.DecisionRow, limit time.Duration) ([]catalog.DecisionRow, error) {
+	within, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var which []string
+	for i := range of {
+		which = append(which, "id = "+quote(of[i].ID))
+	}
+	show := isTerminal(a.err) && (a.output == "table" || a.output == "wide")
+	defer func() {
+		if show {
+			fmt.Fprint(a.err, "\r\x1b[K")
+		}
+	}()
+	for {
+		// A hub that is started anew meanwhile goes on where it was.
+		now, _, err := rowsOf[catalog.DecisionRow](within, a, cl, "decisions", strings.Join(which, " OR "), 0)
+		if err == nil && len(now) > 0 {
+			slices.SortFunc(now, func(a, b catalog.DecisionRow) int { return strings.Compare(a.Region, b.Region) })
+			of = now
+		}
+		open := slices.ContainsFunc(of, func(d catalog.DecisionRow) bool { return !d.Stage.Settled() })
+		switch {
+		case !open:
+			return of, nil
+		case ctx.Err() != nil:
+			return of, interrupted(ctx)
+		case within.Err() != nil:
+			return of, withCode(exitTimeout, fmt.Errorf("not at its end after %s: %s; it goes on by itself, see `quarry get decisions`", limit, progressText(of)))
+		case err != nil && !errors.Is(err, apiclient.ErrUnreachable) && !slow(err):
+			return of, err
+		}
+		if show {
+			fmt.Fprintf(a.err, "\r\x1b[K%s", progressText(of))
+		}
+		select {
+		case <-within.Done():
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+}
+
+// progressText is how far decisions are, in a line.
+func progressText(of []catalog.DecisionRow) string {
+	ended := 0
+	var open []string
+	for i := range of {
+		d := &of[i]
+		if d.Stage.Settled() {
+			ended++
+			continue
+		}
+		what := fmt.Sprintf("%s %s", d.Region, d.Stage)
+		if len(d.Waiting) > 0 {
+			what += " (" + d.Waiting[0] + ")"
+		}
+		open = append(open, what)
+	}
+	return clean(fmt.Sprintf("%d of %d at their end; %s", ended, len(of), strings.Join(open, ", ")))
+}
+
+// endOf is the exit code that decisions at their end come to.
+func endOf(of []catalog.DecisionRow) error {
+	count := map[catalog.Stage]int{}
+	for i := range of {
+		count[of[i].Stage]++
+	}
+	done := count[catalog.StageDone]
+	if done == len(of) {
+		return nil
+	}
+	var what []string
+	for _, s := range catalog.Stages {
+		if n := count[s]; n > 0 {
+			what = append(what, fmt.Sprintf("%d %s", n, s))
+		}
+	}
+	code := exitError
+	switch {
+	case done > 0:
+		code = exitPartial
+	case count[catalog.StageFailed]+count[catalog.StageNotEffective] == 0:
+		code = exitRefused
+	}
+	return withCode(code, fmt.Errorf("%s; see `quarry describe decision ID`", strings.Join(what, ", ")))
+}
