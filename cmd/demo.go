@@ -70,6 +70,9 @@ default, and removes its folder when it ends.`,
 					return err
 				}
 			}
+			if err := os.WriteFile(filepath.Join(dir, demoPolicyFile), []byte(demoPolicy), 0o644); err != nil {
+				return err
+			}
 			g, ctx := errgroup.WithContext(ctx)
 			up := make(chan [2]string, 1)
 			cfg.Regions = names
@@ -170,6 +173,9 @@ func (a *app) introduce(ctx context.Context, url, dir string, keep bool) error {
 		{quarry + " get slates --watch" + hub, "one of them, live, moves"},
 		{quarry + " describe slate logs/orders" + hub, "one name in two regions: two different databases"},
 		{quarry + " get restore-points --filter 'slate = \"archive/0\"'" + hub, "eu-west lags behind us-east"},
+		{quarry + " apply -f " + filepath.Join(dir, demoPolicyFile) + hub, "so its log may be cut as far as eu-west can restore, and no further"},
+		{quarry + " explain trim archive/0" + hub, ""},
+		{quarry + " get decisions --watch" + hub, "what the hub decided, and what the agents did"},
 		{quarry + " summary --by region,kind" + hub, ""},
 		{quarry + " events --watch" + hub, ""},
 		{quarry + " slatedb verify --checksums --bucket file://" + us + " clone", "no hub needed"},

@@ -60,6 +60,19 @@ var demoRegions = []demoRegion{
 	}, nil},
 }
 
+// demoPolicy is a policy to try: nothing is cut that one of the two regions
+// could not restore.
+const demoPolicy = `apiVersion: quarry/v1
+kind: Policy
+metadata: {name: archives}
+select: {kinds: [snapshots], names: ["archive/*"], regions: [us-east, eu-west]}
+trim:
+  require: {all: true}
+restorePoints: {perRegion: 1}
+`
+
+const demoPolicyFile = "policy.yaml"
+
 // demoLive is the database whose real history is played back in us-east.
 const (
 	demoLiveFrom = "0.17.0/compacted/db"

@@ -55,7 +55,7 @@ func TestEveryCommandTheDemoPrintsWorks(t *testing.T) {
 		t.Errorf("a first look begins with log lines:\n%s", d.log.String())
 	}
 	commands := d.printedCommands()
-	if len(commands) < 6 {
+	if len(commands) < 9 {
 		t.Fatalf("only %d commands in\n%s", len(commands), d.log.String())
 	}
 	for _, line := range commands {
