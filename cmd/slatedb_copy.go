@@ -99,29 +99,6 @@ func named(b *bucket.Bucket, root string) string {
 	return strings.TrimSuffix(b.URL(), "/") + "/" + root
 }
 
-// lineage says where a copy came from: who may be compared with it, and from
-// which moment on it went its own way. It lies beside the copy, in the bucket's
-// .quarry/lineage/<root, percent-encoded>/<beginning of the manifest's hash>.json.
-type lineage struct {
-	Version int    `json:"version"` // 1
-	Root    string `json:"root"`
-	// ManifestSHA256 is that of manifest 1 of the copy: another database
-	// that is made at the root later does not descend from the source.
-	ManifestSHA256 string    `json:"manifest_sha256"`
-	At             time.Time `json:"at"`
-	By             string    `json:"by"`
-	Source         struct {
-		Bucket         string `json:"bucket"`              // URL
-		Region         string `json:"region,omitempty"`    // from its .quarry/region.json
-		BucketID       string `json:"bucket_id,omitempty"` // the same
-		Root           string `json:"root"`
-		Incarnation    string `json:"incarnation,omitempty"` // from its .quarry/incarnations/
-		ManifestID     uint64 `json:"manifest_id"`
-		ManifestSHA256 string `json:"manifest_sha256"`
-		WALLastSeen    uint64 `json:"wal_id_last_seen"`
-	} `json:"source"`
-}
-
 // recordLineage writes the record and returns its key, nil when there is no
 // bucket around the copy. It is durable before the copy is a database.
 func recordLineage(ctx context.Context, target, source *bucket.Bucket, toRoot, root string, c slatedb.Copied) (*string, error) {
@@ -129,7 +106,7 @@ func recordLineage(ctx context.Context, target, source *bucket.Bucket, toRoot, r
 		return nil, nil
 	}
 	sum := hex.EncodeToString(c.Head.SHA256[:])
-	l := lineage{Version: 1, Root: toRoot, ManifestSHA256: sum, At: time.Now().UTC().Truncate(time.Second), By: "quarry slatedb copy, " + who()}
+	l := catalog.LineageRecord{Version: 1, Root: toRoot, ManifestSHA256: sum, At: time.Now().UTC().Truncate(time.Second), By: "quarry slatedb copy, " + who()}
 	l.Source.Bucket, l.Source.Root = source.URL(), root
 	l.Source.ManifestID, l.Source.ManifestSHA256 = c.Source.ID, hex.EncodeToString(c.Source.SHA256[:])
 	l.Source.WALLastSeen = c.Source.Manifest.WALLastSeen
@@ -139,16 +116,20 @@ func recordLineage(ctx context.Context, target, source *bucket.Bucket, toRoot, r
 			return nil, err
 		}
 		l.Source.Region, l.Source.BucketID = region.Region, region.Bucket
-		var err error
-		if l.Source.Incarnation, err = incarnationOf(ctx, source, root); err != nil {
+		was, err := identityOf(ctx, source, root)
+		if err != nil {
 			return nil, err
+		}
+		l.Source.Incarnation = was.Incarnation
+		if was.LineageEpoch == c.Source.Manifest.WriterEpoch {
+			l.Source.Lineage = was.Lineage
 		}
 	}
 	text, err := json.MarshalIndent(l, "", "  ")
 	if err != nil {
 		return nil, err
 	}
-	key := catalog.Prefix + "lineage/" + url.PathEscape(toRoot) + "/" + sum[:16] + ".json"
+	key := catalog.LineageKey(toRoot, sum)
 	if err := target.PutNew(ctx, key, append(text, '\n')); err != nil {
 		return nil, fmt.Errorf("record where the copy comes from: %w", err)
 	}
@@ -170,17 +151,20 @@ func readJSON(ctx context.Context, b *bucket.Bucket, key string, v any) error {
 	return nil
 }
 
-// incarnationOf returns the newest recorded incarnation of the database at
-// root, "" when no agent has recorded one.
-func incarnationOf(ctx context.Context, b *bucket.Bucket, root string) (string, error) {
+// recorded is what an agent has recorded of a database's identity.
+type recorded struct {
+	Incarnation  string `json:"incarnation"` // empty: none has
+	N            uint64 `json:"n"`
+	Lineage      string `json:"lineage"` // that it inherits as long as its writer epoch is LineageEpoch
+	LineageEpoch uint64 `json:"lineage_epoch"`
+}
+
+// identityOf returns the newest recorded identity of the database at root.
+func identityOf(ctx context.Context, b *bucket.Bucket, root string) (recorded, error) {
 	prefix := catalog.IncarnationsPrefix + url.PathEscape(root) + "/"
-	var newest struct {
-		Incarnation string `json:"incarnation"`
-		N           uint64 `json:"n"`
-	}
+	var newest recorded
 	err := b.Walk(ctx, prefix, "", func(key string, _ int64, _ time.Time) error {
-		r := newest
-		r.N = 0
+		var r recorded
 		if err := readJSON(ctx, b, key, &r); err != nil {
 			return err
 		}
@@ -189,7 +173,7 @@ func incarnationOf(ctx context.Context, b *bucket.Bucket, root string) (string, 
 		}
 		return nil
 	})
-	return newest.Incarnation, err
+	return newest, err
 }
 
 func newSlateDBClone(a *app, f *slatedbFlags) *cobra.Command {

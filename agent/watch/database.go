@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,7 @@ type database struct {
 
 	// Handed from looks to upkeep, under mu.
 	holds     []manifest.Checkpoint // named, without expiry
+	newest    map[string]uint64     // tables of the newest manifest; nil while Quarry holds nothing
 	walNotes  []catalog.Finding
 	headNotes []catalog.Finding // of a newest manifest that cannot be read
 	movedLast time.Time
@@ -252,7 +254,7 @@ func (d *database) lookAnew(ctx context.Context) (bool, error) {
 		d.wal, d.traces, before = tail{}, traces{}, headMark{}
 		d.mu.Lock()
 		d.sight = catalog.Sighting{Incarnation: d.sight.Incarnation, IncarnationKept: d.sight.IncarnationKept, Predecessor: d.sight.Predecessor}
-		d.holds, d.walNotes = nil, nil
+		d.holds, d.newest, d.walNotes = nil, nil, nil
 		d.mu.Unlock()
 	}
 	d.proven = time.Now()
@@ -330,7 +332,7 @@ func (s *slate) fromRecord(r record, kept bool) {
 	s.sight.PositionDomain = domainOfLayout[r.Layout]
 	switch r.Layout {
 	case layoutDatabase:
-		s.sight.Lineage = r.Incarnation
+		s.sight.Lineage = r.lineage(r.WriterEpoch)
 		s.sight.ManifestID, s.sight.WriterEpoch, s.sight.CompactorEpoch = ptr(r.ID), ptr(r.WriterEpoch), ptr(r.CompactorEpoch)
 		s.sight.LastL0Seq = ptr(r.LastL0Seq)
 	case layoutPartition:
@@ -379,9 +381,13 @@ func (d *database) take(ctx context.Context, h *slatedb.Head, unread error) erro
 		d.movedLast = time.Now()
 	}
 	d.sight = sightOf(d.root, h, d.sight)
+	d.sight.Lineage = d.identity.lineage(m.WriterEpoch)
 	d.tellTail(m.ReplayAfterWAL)
 	d.setKind(m)
-	d.holds = holdsOf(m)
+	d.holds, d.newest = holdsOf(m), nil
+	if slices.ContainsFunc(d.holds, isOurs) {
+		d.newest = sizesOf(d.root, m)
+	}
 	d.headNotes = nil
 	d.epoch = m.CompactorEpoch
 	d.tell()
@@ -399,7 +405,7 @@ func (d *database) takeUnreadable(h *slatedb.Head, unread error) {
 	if s.Kind == "" {
 		s.Kind, s.KindFrom, s.PositionDomain = catalog.KindSlateDB, "layout", domainSeq
 	}
-	s.Lineage = s.Incarnation
+	s.Lineage = d.identity.lineage(d.identity.WriterEpoch)
 	s.ManifestID = ptr(h.ID)
 	if h.Pill != nil {
 		s.Pill, s.Reason = h.Pill.Reason, "pill: "+h.Pill.Reason

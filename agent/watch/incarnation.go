@@ -45,6 +45,10 @@ type identity struct {
 	Cluster string `json:"cluster,omitempty"`
 	// Position is a repository's newest LSN, a buffer's next sequence.
 	Position uint64 `json:"position,omitempty"`
+	// Lineage is that of the database that this one is a copy of, as long as its
+	// writer epoch is LineageEpoch; empty: it is its own.
+	Lineage      string `json:"lineage,omitempty"`
+	LineageEpoch uint64 `json:"lineage_epoch,omitempty"`
 }
 
 // folder is where the records of a root are.

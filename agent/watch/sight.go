@@ -23,7 +23,6 @@ const (
 func sightOf(root string, h *slatedb.Head, before catalog.Sighting) catalog.Sighting {
 	m, s := h.Manifest, before
 	s.Root, s.Seen, s.Reason, s.Pill = root, catalog.SeenLive, "", ""
-	s.Lineage = s.Incarnation // until there are lineage records
 	s.ManifestID, s.ManifestVersion = ptr(h.ID), ptr(uint64(m.Version))
 	s.WriterEpoch, s.CompactorEpoch = ptr(m.WriterEpoch), ptr(m.CompactorEpoch)
 	s.Initialized = ptr(m.Initialized)

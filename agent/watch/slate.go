@@ -40,8 +40,9 @@ type follower interface {
 
 // slate is one root that is followed.
 type slate struct {
-	w    *Watcher
-	root string
+	w     *Watcher
+	root  string
+	began time.Time // to be followed
 	follower
 	lookTask, upkeepTask *task
 	doubted              atomic.Bool // discovery no longer sees it: prove it
@@ -63,6 +64,7 @@ type slate struct {
 	looked   bool                            // the first look has come to an end
 	tended   bool                            // and the first upkeep: restore points are told
 	points   map[string]catalog.RestorePoint // by id, as told
+	pins     map[string]catalog.Pin          // by id, as told
 	findings map[string]catalog.Finding      // by key, as told
 	identity identity                        // Incarnation is empty: none yet
 	kept     bool
@@ -281,6 +283,9 @@ func (s *slate) identify(ctx context.Context, now record, prove func(was record)
 				now.Predecessor = was.Incarnation
 			}
 		}
+		if err := s.w.inherit(ctx, &now, s.began); err != nil {
+			return unknown, err
+		}
 		minted, ok, err := s.w.mint(ctx, now)
 		switch {
 		case err == nil:
@@ -382,6 +387,7 @@ func (s *slate) withdrawPoints(why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.replacePoints(nil, why)
+	s.replacePins(nil, why)
 }
 
 // replacePoints is for callers who hold mu.
@@ -434,6 +440,7 @@ func (s *slate) renamed() {
 	s.mu.Lock()
 	s.tell()
 	s.replacePoints(maps.Clone(s.points), "")
+	s.replacePins(maps.Clone(s.pins), "")
 	var found []catalog.Finding
 	for _, f := range s.findings {
 		found = append(found, f)

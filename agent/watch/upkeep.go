@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"path"
 	"slices"
 	"time"
 
@@ -49,12 +48,13 @@ type care struct {
 
 // hold is a restore point's checkpoint with what its manifest says, read once.
 type hold struct {
-	position uint64
+	position *uint64 // nil: it is not known
+	domain   string  // of position
 	bytes    uint64
-	needs    map[string]bool // tables
-	wal      [2]uint64       // after the first, up to the second
-	dangling string          // why there is no manifest
-	unread   string          // why it cannot be understood
+	needs    map[string]uint64 // tables, with their bytes
+	wal      [2]uint64         // after the first, up to the second
+	dangling string            // why there is no manifest
+	unread   string            // why it cannot be understood
 	state    catalog.RestoreState
 	reason   string
 	at       *time.Time // verified
@@ -360,15 +360,18 @@ func (d *database) keepPoints(ctx context.Context, checkpoints []manifest.Checkp
 // the restore points as far as they are known.
 func (d *database) listPoints(ctx context.Context, checkpoints []manifest.Checkpoint) error {
 	c := &d.care
+	d.mu.Lock()
+	domain := d.sight.PositionDomain
+	d.mu.Unlock()
 	var known map[uuid.UUID]*hold
 	if len(checkpoints) > 0 {
 		known = map[uuid.UUID]*hold{}
 	}
 	for _, cp := range checkpoints {
 		h := c.holds[cp.ID]
-		if h == nil || h.dangling != "" {
+		if h == nil || h.dangling != "" || h.domain != domain {
 			var err error
-			if h, err = d.readHold(ctx, cp); err != nil {
+			if h, err = d.readHold(ctx, cp, domain); err != nil {
 				return err
 			}
 		}
@@ -388,10 +391,10 @@ func (d *database) tellPoints(checkpoints []manifest.Checkpoint) {
 		}
 		p := catalog.RestorePoint{
 			ID: cp.ID.String(), Name: clip(cp.Name), Source: catalog.SourceCheckpoint,
-			PositionDomain: domainSeq, State: h.state, Reason: h.reason, VerifiedAt: h.at,
+			PositionDomain: h.domain, State: h.state, Reason: h.reason, VerifiedAt: h.at,
 		}
 		if h.unread == "" {
-			p.Position, p.Bytes = ptr(h.position), ptr(h.bytes)
+			p.Position, p.Bytes = h.position, ptr(h.bytes)
 		}
 		if cp.Create.Unix() > 0 {
 			p.CreatedAt = ptr(cp.Create)
@@ -399,39 +402,33 @@ func (d *database) tellPoints(checkpoints []manifest.Checkpoint) {
 		points[p.ID] = p
 	}
 	d.setPoints(d.care.of, points, "the checkpoint was removed")
+	d.tellPins(checkpoints)
 }
 
 // readHold reads what a checkpoint pins. Its position is the highest it
-// contains: its tables', or that of the newest WAL row it pins.
-func (d *database) readHold(ctx context.Context, cp manifest.Checkpoint) (*hold, error) {
+// contains: its tables', or that of the newest WAL row it pins; of a log that
+// of the newest entry in it, read from its rows.
+func (d *database) readHold(ctx context.Context, cp manifest.Checkpoint, domain string) (*hold, error) {
 	head, err := slatedb.At(ctx, d.w.tend, d.root, cp.ManifestID)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return &hold{dangling: err.Error()}, nil
+		return &hold{dangling: err.Error(), domain: domain}, nil
 	case head == nil:
 		return nil, err
 	case err != nil:
-		return &hold{unread: err.Error(), state: catalog.RestoreUnreadable, reason: err.Error()}, nil
+		return &hold{unread: err.Error(), domain: domain, state: catalog.RestoreUnreadable, reason: err.Error()}, nil
 	}
 	m := head.Manifest
 	h := &hold{
-		position: m.LastL0Seq, bytes: m.Size(), needs: map[string]bool{},
+		domain: domain, bytes: m.Size(), needs: sizesOf(d.root, m),
 		wal: [2]uint64{m.ReplayAfterWAL, m.WALLastSeen}, state: catalog.RestoreListed,
 	}
-	external := map[[16]byte]string{}
-	for _, e := range m.ExternalDBs {
-		for _, id := range e.Tables {
-			external[id] = path.Clean(e.Path)
-		}
+	if domain == domainLog {
+		h.position, err = d.logPosition(ctx, cp.ID)
+		return h, err
 	}
-	m.Tables(func(t *manifest.Table) {
-		root := d.root
-		if p, ok := external[t.ID]; ok {
-			root = p
-		}
-		h.needs[slatedb.TableKey(root, t.ID)] = true
-	})
 	if m.WALStoreMarked {
+		h.position = ptr(m.LastL0Seq)
 		return h, nil
 	}
 	var pinned tail
@@ -444,7 +441,7 @@ func (d *database) readHold(ctx context.Context, cp manifest.Checkpoint) (*hold,
 			break
 		}
 	}
-	h.position = max(h.position, pinned.seq)
+	h.position = ptr(max(m.LastL0Seq, pinned.seq))
 	return h, nil
 }
 
@@ -475,7 +472,7 @@ func (h *hold) judge(root string, found []slatedb.Finding, now time.Time) {
 	h.state, h.reason, h.at, h.judged = catalog.RestoreVerified, "", &now, true
 	for _, f := range found {
 		id, isWAL := slatedb.ParseWALKey(root, f.Object)
-		if !h.needs[f.Object] && !(isWAL && id > h.wal[0] && id <= h.wal[1]) && f.Code != slatedb.WALStoreUnknown {
+		if _, table := h.needs[f.Object]; !table && !(isWAL && id > h.wal[0] && id <= h.wal[1]) && f.Code != slatedb.WALStoreUnknown {
 			continue
 		}
 		switch f.Code {

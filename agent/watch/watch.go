@@ -167,8 +167,9 @@ type Watcher struct {
 	declaredFindings  findings
 	toldRegistrations map[string]catalog.Registration
 	permits           map[string]uint64 // the number that was told, by slate
-	catalog           fold              // under catalogMu
-	catalogMu         sync.Mutex        // held while the catalog is read and taken over
+	copies            copies
+	catalog           fold       // under catalogMu
+	catalogMu         sync.Mutex // held while the catalog is read and taken over
 
 	mu         sync.Mutex
 	region     descriptor
@@ -195,6 +196,7 @@ func New(b *bucket.Bucket, to Reporter, o Options) (*Watcher, error) {
 		slates: map[string]*slate{}, children: map[string]map[string]*slate{}, notBuffers: map[string]bucket.Object{},
 		toldRegistrations: map[string]catalog.Registration{},
 		permits:           map[string]uint64{},
+		copies:            copies{turn: make(chan struct{}, 1)},
 		inbox:             drops{prefix: catalog.InboxPrefix, code: "registration-unreadable"},
 		leases:            drops{prefix: catalog.LeasesPrefix, code: "lease-unreadable"},
 	}
@@ -355,7 +357,7 @@ func (w *Watcher) heedHub(ctx context.Context) {
 // follow begins to follow a root and reports whether it was not followed
 // before. A missing one that is there again is looked at at once.
 func (w *Watcher) follow(root string, l layout) bool {
-	s := &slate{w: w, root: root}
+	s := &slate{w: w, root: root, began: time.Now()}
 	w.mu.Lock()
 	for old := w.slates[root]; old != nil; old = w.slates[root] {
 		w.mu.Unlock()
@@ -368,7 +370,7 @@ func (w *Watcher) follow(root string, l layout) bool {
 		w.forget(old)
 		// What was told of the root is the successor's to take back.
 		old.mu.Lock()
-		s.sight.Incarnation, s.points, s.findings = old.sight.Incarnation, old.points, old.findings
+		s.sight.Incarnation, s.points, s.pins, s.findings = old.sight.Incarnation, old.points, old.pins, old.findings
 		old.points, old.findings = nil, nil
 		old.mu.Unlock()
 		w.mu.Lock()
