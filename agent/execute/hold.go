@@ -55,8 +55,36 @@ func (e *Executor) hold(t *task) work {
 		}
 		return fmt.Errorf("no checkpoint %s: %w", name, errNotSeen)
 	}
+	// there finds a restore point that has what is wanted: then a restore point on
+	// demand is there already, whoever made it.
+	there := func(ctx context.Context) (bool, error) {
+		if d.Parameters.Purpose != catalog.PurposeRestorePoint || d.Position == nil || d.Parameters.Replaces != "" {
+			return false, nil
+		}
+		points, err := e.points(ctx, &t.sight)
+		if err != nil {
+			return false, err
+		}
+		for _, p := range points {
+			if p.state == catalog.RestoreVerified && p.domain == d.PositionDomain && p.lineage == d.Lineage && p.position >= *d.Position {
+				t.saw.Checkpoint, t.saw.Position = p.id, &p.position
+				return true, nil
+			}
+		}
+		return false, nil
+	}
+	created := func(ctx context.Context) error {
+		err := find(ctx)
+		if errors.Is(err, errNotSeen) {
+			var stale bool
+			if stale, err = there(ctx); err == nil && !stale {
+				err = fmt.Errorf("no checkpoint %s: %w", name, errNotSeen)
+			}
+		}
+		return err
+	}
 	create := func(ctx context.Context) error {
-		if err := find(ctx); err == nil || !errors.Is(err, errNotSeen) {
+		if err := created(ctx); err == nil || !errors.Is(err, errNotSeen) {
 			return err
 		}
 		var i struct {
@@ -143,7 +171,7 @@ func (e *Executor) hold(t *task) work {
 			reaction.Do("let go of the old one", quiet(letGo)),
 		},
 		observe: func(ctx context.Context) error {
-			if err := find(ctx); err != nil {
+			if err := created(ctx); err != nil {
 				return err
 			}
 			if t.saw.Position == nil { // by a process that was killed, it was made
@@ -202,8 +230,14 @@ func (e *Executor) release(t *task) work {
 			if t.sight, err = e.meant(ctx, t); err != nil {
 				return err
 			}
-			if id, _, err = e.ours(ctx, t, d.Parameters.Checkpoint); err != nil {
+			var there bool
+			if id, there, err = e.ours(ctx, t, d.Parameters.Checkpoint); err != nil {
 				return err
+			}
+			if there {
+				if err := e.enoughWithout(ctx, t, id.String()); err != nil {
+					return err
+				}
 			}
 			return e.still(ctx, t, &t.sight)
 		},
@@ -226,6 +260,29 @@ func (e *Executor) release(t *task) work {
 			return err
 		},
 	}
+}
+
+// enoughWithout refuses to let go of a hold when fewer verified restore points
+// would be left than the decision says there must be (P4).
+func (e *Executor) enoughWithout(ctx context.Context, t *task, id string) error {
+	must := t.d.Parameters.Restorable
+	if must == 0 {
+		return nil
+	}
+	points, err := e.points(ctx, &t.sight)
+	if err != nil {
+		return err
+	}
+	left := uint64(0)
+	for _, p := range points {
+		if p.id != id && p.state == catalog.RestoreVerified {
+			left++
+		}
+	}
+	if t.saw.Verified = &left; left < must {
+		return refused(catalog.CodeBelowMin, "%d verified restore points would be left, %d must be", left, must)
+	}
+	return nil
 }
 
 // noGap refuses to let go of an old hold of a log whose owner has cut it

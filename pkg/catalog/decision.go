@@ -64,6 +64,15 @@ func (v Verb) Irreversible() bool {
 // such a decision has no slate, root and incarnation.
 func (v Verb) OfRegion() bool { return v == VerbFreeze || v == VerbThaw || v == VerbResync }
 
+// Purposes of holds that are not the names of documents.
+const (
+	// PurposeTrim holds what is not archived everywhere yet: it goes on with the
+	// floor.
+	PurposeTrim = "trim"
+	// PurposeRestorePoint is a restore point that a policy asked for.
+	PurposeRestorePoint = "restore-point"
+)
+
 // NameHold is the name of the checkpoint that a decision's hold is; purpose
 // says for people why it is held.
 func NameHold(purpose, decision string) string {
@@ -115,9 +124,11 @@ type Decision struct {
 type Parameters struct {
 	// Restorable is the k of the policy, from 1: for permit the k-th newest
 	// verified restore point of the region must be at or above the position;
-	// for prune as many verified ones must be left.
+	// for prune as many verified ones must be left, and for release besides the
+	// one that goes.
 	Restorable uint64 `json:"restorable,omitempty"`
-	// Purpose of a hold, for people: a word such as "trim" or a hold's name.
+	// Purpose of a hold, for people: [PurposeTrim], [PurposeRestorePoint] or the
+	// name of a hold's document.
 	Purpose string `json:"purpose,omitempty"`
 	// Replaces is the checkpoint that a hold takes the place of: released once
 	// the new one is there. Empty: none.
