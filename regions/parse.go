@@ -469,6 +469,9 @@ func (h *holdDocument) check() (field string, err error) {
 		}
 		h.Hold.Until = &t
 	}
+	if h.Enforce == "checkpoint" && (h.Hold.Name == catalog.PurposeTrim || h.Hold.Name == catalog.PurposeRestorePoint) {
+		return "metadata.name", fmt.Errorf("%q: agents hold for trimming and for restore points by these names; give a hold that is enforced another one: %w", h.Hold.Name, ErrInvalid)
+	}
 	if h.Enforce != "" && h.Enforce != "checkpoint" {
 		return "enforce", fmt.Errorf("%q: checkpoint: %w", h.Enforce, ErrInvalid)
 	}

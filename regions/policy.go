@@ -181,6 +181,8 @@ type Hold struct {
 	// Enforce is "checkpoint" when the region's agents also hold it with a
 	// SlateDB checkpoint.
 	Enforce string `yaml:"enforce" json:"enforce,omitempty"`
+	// Reason is why, for people and the record.
+	Reason string `yaml:"reason" json:"reason,omitempty"`
 }
 
 // From is where the history that a hold keeps begins.

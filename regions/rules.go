@@ -20,6 +20,9 @@ type Rules struct {
 	Policies []Policy // by name
 	Holds    []Hold   // by name
 	Freezes  []Freeze // by scope
+	// Released are the names of holds that agents enforced and that were released:
+	// what is left of them in buckets may go. Sorted.
+	Released []string
 }
 
 // Applied says with which revision a document became what it is, by whom and
@@ -124,6 +127,7 @@ func (r *Rules) Apply(d Documents, set Set, by string, at time.Time) (*Rules, []
 		changes = append(changes, change)
 	}
 	for _, h := range d.Holds {
+		next.Released = slices.DeleteFunc(next.Released, func(n string) bool { return n == h.Name })
 		i, found := slices.BinarySearchFunc(next.Holds, h.Name, func(h Hold, n string) int { return strings.Compare(h.Name, n) })
 		change := Change{KindHold, h.Name, next.Number, Created}
 		switch {
@@ -208,8 +212,20 @@ func (r *Rules) Release(name, by string) (next *Rules, done bool, err error) {
 		return nil, false, fmt.Errorf("%s has asked for the release of legal hold %s already: %w", by, name, ErrSecondPerson)
 	}
 	next.Number++
+	if h.Enforce != "" {
+		next = next.WithReleased(name)
+	}
 	next.Holds = slices.Delete(next.Holds, i, i+1)
 	return next, true, nil
+}
+
+// WithReleased gives the rules with a hold of that name known as released.
+func (r *Rules) WithReleased(name string) *Rules {
+	next := r.clone()
+	if i, found := slices.BinarySearch(next.Released, name); !found {
+		next.Released = slices.Insert(next.Released, i, name)
+	}
+	return next
 }
 
 // Frozen gives the rules with a freeze; one of the same scope is replaced. The
@@ -314,6 +330,6 @@ func (r *Rules) Hold(name string) *Hold {
 
 func (r *Rules) clone() *Rules {
 	next := *r
-	next.Policies, next.Holds, next.Freezes = slices.Clone(r.Policies), slices.Clone(r.Holds), slices.Clone(r.Freezes)
+	next.Policies, next.Holds, next.Freezes, next.Released = slices.Clone(r.Policies), slices.Clone(r.Holds), slices.Clone(r.Freezes), slices.Clone(r.Released)
 	return &next
 }

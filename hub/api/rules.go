@@ -79,6 +79,12 @@ func ruled() []*resource {
 			key:  func(row any) string { return row.(*catalog.Freeze).Scope },
 		},
 		decisionRows(),
+		{
+			name: view.Pins, one: "pin", region: "region", doc: "The checkpoints with which Quarry holds history in slates: for whom, where, and what each costs.",
+			typ:  query.TypeOf[catalog.Pin](view.Pins, values, "slate", "region", "name", "root", "id"),
+			rows: func(v *view.View, _ *query.Filter) iter.Seq[any] { return anyRow(v.Pins()) },
+			key:  func(row any) string { r := row.(*catalog.Pin); return view.PinKey(r.Region, r.Root, r.ID) },
+		},
 	}
 }
 

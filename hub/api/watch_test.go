@@ -276,6 +276,9 @@ func TestEveryFieldOfEveryResourceCanBeAskedFor(t *testing.T) {
 	ask(t, s, "POST", "/v1/documents:apply", documentsBody(archives+aHold))
 	ask(t, s, "POST", "/v1/freezes:freeze", `{"scope":"all"}`)
 	f.propose(t, "sam", 1, "dbs/orders")
+	f.change(func(b *view.Builder) {
+		b.SetPin(&catalog.Pin{Slate: "dbs/orders", Region: "eu", Root: "dbs/orders", ID: "c", Name: "quarry:trim:d"})
+	})
 	for _, r := range append(resources(), eventRows()) {
 		for _, name := range r.typ.Names() {
 			filter := url.QueryEscape(name + ":* OR NOT " + name + ":*")

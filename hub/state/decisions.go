@@ -392,12 +392,15 @@ func (s *State) settled(e Settled) {
 // needsSeeing are verbs whose effect is among what agents report: their word
 // alone is not enough (P3).
 func needsSeeing(v catalog.Verb) bool {
-	return v == catalog.VerbPermit || v == catalog.VerbWithdraw || v == catalog.VerbPrune
+	return v == catalog.VerbPermit || v == catalog.VerbWithdraw || v == catalog.VerbPrune || v == catalog.VerbHold || v == catalog.VerbRelease
 }
 
 func notSeen(v catalog.Verb) string {
-	if v == catalog.VerbPrune {
+	switch v {
+	case catalog.VerbPrune:
 		return "what it should have removed is still there"
+	case catalog.VerbHold, catalog.VerbRelease:
+		return "what it should have done to the slate's checkpoints is not seen"
 	}
 	return "the permit that it should have written is not seen"
 }
@@ -419,8 +422,11 @@ func (s *State) sawPermit(r *region, p *catalog.Permit) {
 // sawEffect reports whether the permit that a decision should have written was
 // seen, or a later one that was written after it.
 func (s *State) sawEffect(d *Decided) bool {
-	if d.Decision.Verb == catalog.VerbPrune {
+	switch d.Decision.Verb {
+	case catalog.VerbPrune:
 		return s.sawPruned(d)
+	case catalog.VerbHold, catalog.VerbRelease:
+		return s.sawHold(d)
 	}
 	p := s.b.Permit(d.Decision.Region, d.Decision.Slate)
 	switch {

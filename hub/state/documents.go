@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/regions"
@@ -23,17 +24,19 @@ var ErrRecord = errors.New("a record of the ledger cannot be understood")
 // Keys of the ledger that [State.Replay] reads. What else is there is of
 // others.
 const (
-	policyFolder = "document/policy/"
-	holdFolder   = "document/hold/"
-	revisionKey  = "document/revision"
-	regionFolder = "region/"
-	freezeFolder = "freeze/"
+	policyFolder   = "document/policy/"
+	holdFolder     = "document/hold/"
+	revisionKey    = "document/revision"
+	regionFolder   = "region/"
+	freezeFolder   = "freeze/"
+	releasedFolder = "released/"
 )
 
-func policyKey(name string) string  { return policyFolder + name }
-func holdKey(name string) string    { return holdFolder + name }
-func regionKey(name string) string  { return regionFolder + name }
-func freezeKey(scope string) string { return freezeFolder + scope }
+func policyKey(name string) string   { return policyFolder + name }
+func holdKey(name string) string     { return holdFolder + name }
+func regionKey(name string) string   { return regionFolder + name }
+func freezeKey(scope string) string  { return freezeFolder + scope }
+func releasedKey(name string) string { return releasedFolder + name }
 
 // recordVersion is that of every value below. A higher one is refused: it may
 // hold something back in a way that this program does not know.
@@ -55,6 +58,15 @@ type revisionRecord struct {
 type freezeRecord struct {
 	Version int `json:"version"`
 	regions.Freeze
+}
+
+// releasedRecord says that a hold which agents enforced was released: its
+// checkpoints may go, whenever they are seen.
+type releasedRecord struct {
+	Version int       `json:"version"`
+	Name    string    `json:"name"`
+	By      string    `json:"by"`
+	At      time.Time `json:"at"`
 }
 
 type regionRecord struct {
@@ -107,6 +119,15 @@ func (s *State) Replay(r Record) error {
 				err = ferr
 			} else {
 				s.rules = next
+			}
+		}
+	case strings.HasPrefix(r.Key, releasedFolder):
+		var v releasedRecord
+		if err = decodeRecord(r.Value, &v, func() int { return v.Version }); err == nil {
+			if v.Name != r.Key[len(releasedFolder):] {
+				err = fmt.Errorf("it is of hold %q", v.Name)
+			} else {
+				s.rules = s.rules.WithReleased(v.Name)
 			}
 		}
 	case strings.HasPrefix(r.Key, regionFolder):

@@ -38,6 +38,8 @@ type Site struct {
 	// Permit is the one that rules the slate in this region, as it was last seen;
 	// nil: none was.
 	Permit *view.Permit
+	Head   *uint64 // highest position seen here; nil: none
+	Held   []Held  // holds of Quarry's here, the lowest position first
 }
 
 // Subjects gives the slates of a name, one for each lineage and position
@@ -127,7 +129,7 @@ func (s *Subject) add(p *catalog.Placement, points []*catalog.RestorePoint, perm
 	}
 	s.Sites = append(s.Sites, Site{
 		Region: p.Region, Root: p.Root, Incarnation: p.Incarnation, Live: p.Seen == catalog.SeenLive && p.IncarnationKept,
-		TrimmedTo: p.TrimmedTo, Permit: permit,
+		TrimmedTo: p.TrimmedTo, Permit: permit, Head: p.Position, Held: heldAt(p, points),
 	})
 	if len(p.Labels) > 0 {
 		s.Declared = append(s.Declared, p.Labels)
@@ -154,7 +156,7 @@ func (s *Subject) add(p *catalog.Placement, points []*catalog.RestorePoint, perm
 	}
 	for i := range p.Checkpoints {
 		c := &p.Checkpoints[i]
-		if name, held := heldFor(c.Name); held && name != trimPurpose {
+		if name, held := heldFor(c.Name); held && name != catalog.PurposeTrim && name != catalog.PurposeRestorePoint {
 			// A hold outlives its document where an agent made it a checkpoint:
 			// whoever restored an older ledger must not cut below it.
 			var at *uint64
@@ -167,10 +169,6 @@ func (s *Subject) add(p *catalog.Placement, points []*catalog.RestorePoint, perm
 		}
 	}
 }
-
-// trimPurpose is that of the checkpoint with which agents hold what is not
-// archived yet: it goes on with the floor, so it does not bound it.
-const trimPurpose = "trim"
 
 // heldFor is what a checkpoint of Quarry's is for, by its name: a word or the
 // name of a hold; held is false for a checkpoint that is none of Quarry's.

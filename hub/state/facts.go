@@ -37,6 +37,7 @@ type said struct {
 	registration *catalog.Registration
 	lease        *catalog.Lease
 	finding      *catalog.Finding
+	pin          *catalog.Pin
 }
 
 // seat is a root of a region and everything that is known about it, for the
@@ -236,7 +237,7 @@ func (s *State) apply(r *region, p *session, f *catalog.Fact) {
 		delete(r.leaving, old) // or what comes in its place would go with it
 	}
 	sd := &said{key: k, rev: f.Revision, since: s.mono,
-		restore: f.RestorePoint, registration: f.Registration, lease: f.Lease, finding: f.Finding}
+		restore: f.RestorePoint, registration: f.Registration, lease: f.Lease, finding: f.Finding, pin: f.Pin}
 	if f.Permit != nil {
 		s.sawPermit(r, f.Permit)
 	}
@@ -303,6 +304,9 @@ func malformed(f *catalog.Fact) string {
 		}
 	case catalog.FactHold:
 		has = f.Pin != nil
+		if has && (catalog.PinKey(f.Pin.Root, f.Pin.ID) != f.Key || catalog.CheckName(f.Pin.Root) != nil) {
+			return "root and id must be its key"
+		}
 	default:
 		return "a kind of fact that this hub does not know"
 	}
@@ -388,7 +392,7 @@ func regressed(was, is *catalog.Sighting) bool {
 func (s *State) place(r *region, sd *said) {
 	r.said[sd.key] = sd
 	switch {
-	case sd.key.kind == catalog.FactPermit, sd.key.kind == catalog.FactHold:
+	case sd.key.kind == catalog.FactPermit:
 		return // of decisions; no row follows from them
 	case sd.lease != nil:
 		of := r.leases[sd.lease.Slate]
@@ -422,6 +426,8 @@ func (s *State) place(r *region, sd *said) {
 		sd.root = sd.restore.Root
 	case sd.finding != nil:
 		sd.root = sd.finding.Root
+	case sd.pin != nil:
+		sd.root = sd.pin.Root
 	}
 	s.keep(r, sd.root).put(sd)
 	s.touch(r, sd.root)
@@ -490,13 +496,15 @@ func (s *State) unseat(r *region, sd *said) {
 		s.b.RemoveRestorePoint(r.name, sd.restore.Root, sd.restore.ID)
 	case sd.finding != nil:
 		s.b.RemoveFinding(r.name, sd.finding.Code, sd.finding.Root, sd.finding.Object)
+	case sd.pin != nil:
+		s.removePin(r, sd.pin.Root, sd.pin.ID)
 	}
 	if k := s.keptOf(r, sd.root); k != nil {
 		k.drop(sd.key)
 		s.touch(r, sd.root)
 	}
 	delete(r.leaving, sd)
-	sd.restore, sd.registration, sd.lease, sd.finding = nil, nil, nil, nil
+	sd.restore, sd.registration, sd.lease, sd.finding, sd.pin = nil, nil, nil, nil, nil
 	sd.gone, sd.leaving = true, false
 }
 

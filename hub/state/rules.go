@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/quarry-db/quarry/pkg/catalog"
@@ -85,6 +86,9 @@ func (e ApplyDocuments) enact(s *State) error {
 		} else {
 			what, typ = "hold", catalog.EventHoldApplied
 			s.record(holdKey(c.Name), documentOf(c.Kind, c.Name, "", next.Hold(c.Name).Applied))
+			if slices.Contains(s.rules.Released, c.Name) {
+				s.out.Records = append(s.out.Records, Record{Key: releasedKey(c.Name)})
+			}
 		}
 		s.deed(typ, e.By, "", c.Name, fmt.Sprintf("%s %s was %s, revision %d", what, c.Name, c.Change, c.Revision))
 	}
@@ -119,6 +123,9 @@ func (e ReleaseHold) enact(s *State) error {
 		s.deed(catalog.EventHoldReleased, e.By, e.Why, e.Name, fmt.Sprintf("the release of legal hold %s was asked for; another person has to agree", e.Name))
 	} else {
 		s.out.Records = append(s.out.Records, Record{Key: holdKey(e.Name)})
+		if slices.Contains(next.Released, e.Name) {
+			s.record(releasedKey(e.Name), releasedRecord{Version: recordVersion, Name: e.Name, By: e.By, At: s.wall})
+		}
 		s.deed(catalog.EventHoldReleased, e.By, e.Why, e.Name, fmt.Sprintf("hold %s was released", e.Name))
 	}
 	s.adoptRules(next)
@@ -298,7 +305,7 @@ func (s *State) showRules() {
 		h := &s.rules.Holds[i]
 		row := &catalog.Hold{
 			Name: h.Name, Revision: h.Applied.Revision, Selects: h.Select.String(), Scope: []string{}, From: h.From.Position, Until: h.Until,
-			Legal: h.Legal, Enforce: h.Enforce, Releasing: h.Releasing, AppliedBy: h.Applied.By, AppliedAt: h.Applied.At, Document: h.Applied.Source,
+			Legal: h.Legal, Enforce: h.Enforce, Why: h.Reason, Releasing: h.Releasing, AppliedBy: h.Applied.By, AppliedAt: h.Applied.At, Document: h.Applied.Source,
 		}
 		for _, a := range h.Scope {
 			row.Scope = append(row.Scope, string(a))

@@ -47,6 +47,7 @@ func (s *State) settle(r *region, st *seat) {
 	}
 	owner := s.b.Owner(r.name, st.root) // before the row tells another
 	points, verified := s.settlePoints(r, st, own)
+	s.settlePins(r, st, own)
 	found := s.settleFindings(r, st, own)
 	if row != nil {
 		row.RestorePoints, row.VerifiedRestorePoints, row.Findings = points, verified, found

@@ -44,6 +44,9 @@ type Config struct {
 	// after the decision's time was over, the hub waits to see the effect or to
 	// hear of it, before it is not effective; 2 minutes.
 	EffectWithin time.Duration
+	// HoldEvery is how often a hold that trims goes on at most, while the head and
+	// the floor do: 10 min. Each time costs a few manifests.
+	HoldEvery time.Duration
 	// Slice is how many facts of a snapshot one step applies; zero: all. With
 	// it, [Ready.More] asks for [Continue].
 	Slice int
@@ -59,6 +62,7 @@ func (c Config) withDefaults() Config {
 	c.PermitFor = cmp.Or(c.PermitFor, DefaultPermitFor)
 	c.PassEvery = cmp.Or(c.PassEvery, 5*time.Second)
 	c.EffectWithin = cmp.Or(c.EffectWithin, 2*time.Minute)
+	c.HoldEvery = cmp.Or(c.HoldEvery, 10*time.Minute)
 	c.MaxEvents = cmp.Or(c.MaxEvents, view.DefaultMaxEvents)
 	return c
 }
@@ -152,6 +156,9 @@ type State struct {
 	dec     decisions
 	steward steward
 	clerk   *clerk // of what rules read; nil while there are no policies
+	// documented counts the pins of documents by slate: they are looked at
+	// though nothing in force is about them.
+	documented map[string]int
 
 	// What this step has touched.
 	out      Ready

@@ -36,6 +36,7 @@ func (Tend) event() {}
 type bearing struct {
 	now       time.Time // hub's clock
 	permitFor time.Duration
+	holdEvery time.Duration    // how often a hold that trims goes on, at most
 	policies  []regions.Policy // those that select the subject
 	plan      string           // of the verdict
 	evidence  [32]byte
@@ -45,13 +46,14 @@ type bearing struct {
 func (s *State) wishes(sub *Subject) []Wish {
 	v, by := sub.Trim(s.rules, s.wall)
 	m := s.bearingOf(sub, v)
-	return append(wishesTrim(sub, v, by, m), s.wishesPruneNow(sub)...)
+	out := append(wishesTrim(sub, v, by, m), wishesHolds(sub, v, s.rules, m)...)
+	return append(out, s.wishesPruneNow(sub)...)
 }
 
 func (s *State) bearingOf(sub *Subject, v plan.Verdict) bearing {
 	policies := sub.Policies(s.rules)
 	evidence := sub.evidence(policies, v)
-	return bearing{now: s.wall, permitFor: s.cfg.PermitFor, policies: policies, plan: planName(evidence), evidence: evidence}
+	return bearing{now: s.wall, permitFor: s.cfg.PermitFor, holdEvery: s.cfg.HoldEvery, policies: policies, plan: planName(evidence), evidence: evidence}
 }
 
 // subjects are those of a name as the rules see them now: as they will be
@@ -93,7 +95,7 @@ const (
 // tend does a slice of the steward's work, and reports whether there is more.
 func (s *State) tend() bool {
 	k := &s.steward
-	if s.deciding() == 0 || len(s.rules.Policies) == 0 {
+	if s.deciding() == 0 || len(s.rules.Policies) == 0 && !s.anyHold() {
 		*k = steward{rested: s.mono}
 		return false
 	}
@@ -146,7 +148,7 @@ func (s *State) look() bool {
 		}
 		looked++
 		k.at, k.begun = id.Slate, true
-		if selected(s.rules, regions.Subject{Name: id.Slate, Kind: s.b.KindAt(id.Slot)}) {
+		if o := (regions.Subject{Name: id.Slate, Kind: s.b.KindAt(id.Slot)}); selected(s.rules, o) || s.placesHold(o) {
 			names = append(names, id.Slate)
 		}
 		return true

@@ -18,9 +18,10 @@ const decisionExpires = 10 * time.Minute
 // wishesTrim are the permits that a verdict asks for: in each region where the
 // slate is live one for min(floor, the region's own archived position). Nothing
 // while the verdict waits; what is published already is not wished for again
-// before less than a third of its time is left.
+// before less than a third of its time is left. SlateDB slates but logs are cut
+// by their hold: no permit says anything to them.
 func wishesTrim(s *Subject, v plan.Verdict, by *regions.Policy, m bearing) []Wish {
-	if v.Action != plan.Permit || v.UpTo == nil || by == nil || s.Domain == "" {
+	if v.Action != plan.Permit || v.UpTo == nil || by == nil || s.Domain == "" || !cutByPermit(s.Kind) {
 		return nil
 	}
 	var out []Wish

@@ -53,7 +53,7 @@ func NewBuilder(start uint64, maxEvents, maxChanges int) *Builder {
 			seq:     start,
 			restore: restoreTable(),
 			owners:  ownerTable(), findings: findingTable(), clusters: clusterTable(),
-			regions: regionTable(), registrations: registrationTable(), leases: leaseTable(), permits: permitTable(),
+			regions: regionTable(), registrations: registrationTable(), leases: leaseTable(), permits: permitTable(), pins: pinTable(),
 			events: btree.NewBTreeGOptions(func(a, b *catalog.Event) bool { return a.Seq < b.Seq }, unlocked),
 			ruled:  newRuled(),
 		},
@@ -67,7 +67,7 @@ func NewBuilder(start uint64, maxEvents, maxChanges int) *Builder {
 	b.held = heldTree()
 	b.placed.floor, b.slated.floor = start, start
 	b.cover()
-	for _, r := range []string{RestorePoints, Owners, Findings, Clusters, Regions, Policies, Holds, Freezes, Decisions} {
+	for _, r := range []string{RestorePoints, Owners, Findings, Clusters, Regions, Policies, Holds, Freezes, Decisions, Pins} {
 		b.last[r] = map[string]uint64{}
 		b.changes(r).floor = start
 	}
@@ -94,6 +94,7 @@ func (b *Builder) Publish(now time.Time) *View {
 	keep(&b.View.holds, &v.holds, shareOf(old, func(o *View) *rows[catalog.Hold] { return &o.holds }), b.touched[Holds])
 	keep(&b.View.freezes, &v.freezes, shareOf(old, func(o *View) *rows[catalog.Freeze] { return &o.freezes }), b.touched[Freezes])
 	keep(&b.View.decided, &v.decided, shareOf(old, func(o *View) *rows[catalog.DecisionRow] { return &o.decided }), b.touched[Decisions])
+	keep(&b.View.pins, &v.pins, shareOf(old, func(o *View) *rows[catalog.Pin] { return &o.pins }), b.touched[Pins])
 	keep(&b.View.registrations, &v.registrations, shareOf(old, func(o *View) *rows[Registration] { return &o.registrations }), b.touched[declared])
 	keep(&b.View.leases, &v.leases, shareOf(old, func(o *View) *rows[Lease] { return &o.leases }), b.touched[declared])
 	keep(&b.View.permits, &v.permits, shareOf(old, func(o *View) *rows[Permit] { return &o.permits }), b.touched[declared])

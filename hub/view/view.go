@@ -49,6 +49,7 @@ type View struct {
 	registrations rows[Registration]
 	leases        rows[Lease]
 	permits       rows[Permit]
+	pins          rows[catalog.Pin]
 	held          *btree.BTreeG[*Held]
 
 	events    *btree.BTreeG[*catalog.Event]
@@ -211,6 +212,8 @@ func (v *View) Row(resource, key string) any {
 		return row(&v.freezes, key)
 	case Decisions:
 		return row(&v.decided, key)
+	case Pins:
+		return row(&v.pins, key)
 	}
 	return nil
 }
@@ -226,6 +229,8 @@ func (v *View) changes(resource string) *changes {
 	switch resource {
 	case RestorePoints:
 		return &v.restore.log
+	case Pins:
+		return &v.pins.log
 	case Owners:
 		return &v.owners.log
 	case Findings:

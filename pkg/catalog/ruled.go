@@ -26,6 +26,7 @@ type Hold struct {
 	Until     *time.Time `json:"until" doc:"When it ends by itself; null: when it is released."`
 	Legal     bool       `json:"legal" doc:"Its release needs two people."`
 	Enforce   string     `json:"enforce,omitempty" doc:"checkpoint: the agents also hold it with a SlateDB checkpoint."`
+	Why       string     `json:"why,omitempty" doc:"As its document says."`
 	Releasing string     `json:"releasing,omitempty" doc:"Who asked first for the release of a legal hold."`
 	AppliedBy string     `json:"applied_by"`
 	AppliedAt time.Time  `json:"applied_at" doc:"Hub's clock."`
