@@ -180,7 +180,7 @@ var resources = []resource{
 		column[catalog.Finding]{head: "CURE", cell: func(f *catalog.Finding) string { return f.Cure }},
 		column[catalog.Finding]{head: "WHAT", wide: true, cell: func(f *catalog.Finding) string { return f.What }},
 	),
-	decisionRows, policyRows, holdRows, freezeRows,
+	decisionRows, policyRows, holdRows, pinRows, freezeRows,
 }
 
 // findResource accepts plural, singular and short forms.

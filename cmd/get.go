@@ -144,7 +144,7 @@ rows, marked stale, and is named on standard error (with -o json under "unreacha
 // nameField is the field by which a row of a resource is named.
 var nameField = map[string]string{
 	"slates": "name", "regions": "name", "clusters": "name",
-	"policies": "name", "holds": "name", "freezes": "scope",
+	"policies": "name", "holds": "name", "freezes": "scope", "pins": "slate",
 	"decisions":  "id",
 	"placements": "slate", "owners": "slate", "restore-points": "slate", "findings": "slate",
 }

@@ -30,6 +30,7 @@ type hubConfig struct {
 	Regions     []string      `yaml:"regions"`
 	Beat        time.Duration `yaml:"beat"`
 	StaleAfter  time.Duration `yaml:"stale-after"`
+	HoldEvery   time.Duration `yaml:"hold-every"`
 	LogLevel    string        `yaml:"log-level"`
 	LogFormat   string        `yaml:"log-format"`
 }
@@ -37,7 +38,7 @@ type hubConfig struct {
 func defaultHubConfig() hubConfig {
 	return hubConfig{
 		Listen: "127.0.0.1:7700", AgentListen: "127.0.0.1:7701", Store: "file://./quarry-data/hub?create=true",
-		Beat: 5 * time.Second, StaleAfter: time.Minute, LogLevel: "info", LogFormat: "text",
+		Beat: 5 * time.Second, StaleAfter: time.Minute, HoldEvery: 10 * time.Minute, LogLevel: "info", LogFormat: "text",
 	}
 }
 
@@ -48,6 +49,8 @@ func (c *hubConfig) validate() error {
 		return usagef("beat %s: between 100ms and 1m, such as 5s", c.Beat)
 	case c.StaleAfter < 2*c.Beat:
 		return usagef("stale-after %s: at least twice the beat of %s, such as %s", c.StaleAfter, c.Beat, 12*c.Beat)
+	case c.HoldEvery < time.Second:
+		return usagef("hold-every %s: at least 1s, such as 10m", c.HoldEvery)
 	case len(c.Regions) > 0 && regionsError(c.Regions) != nil:
 		return usagef("regions %q: %w", strings.Join(c.Regions, ","), regionsError(c.Regions))
 	case c.Store == "":
@@ -105,6 +108,7 @@ events and the saved view.
 			override(set("regions"), &cfg.Regions, flags.Regions)
 			override(set("beat"), &cfg.Beat, flags.Beat)
 			override(set("stale-after"), &cfg.StaleAfter, flags.StaleAfter)
+			override(set("hold-every"), &cfg.HoldEvery, flags.HoldEvery)
 			override(set("log-level"), &cfg.LogLevel, logs.level)
 			override(set("log-format"), &cfg.LogFormat, logs.format)
 			if err := cfg.validate(); err != nil {
@@ -130,6 +134,7 @@ events and the saved view.
 	f.StringSliceVar(&flags.Regions, "regions", nil, "the region set, for an empty store")
 	f.DurationVar(&flags.Beat, "beat", flags.Beat, "how often agents beat")
 	f.DurationVar(&flags.StaleAfter, "stale-after", flags.StaleAfter, "a region not heard for this long is stale")
+	f.DurationVar(&flags.HoldEvery, "hold-every", flags.HoldEvery, "how often the hold of a slate that is trimmed moves on at most")
 	logs.register(f)
 	return c
 }
@@ -169,7 +174,7 @@ func runHub(ctx context.Context, cfg hubConfig, log *slog.Logger, ready func(web
 	host, _ := os.Hostname()
 	h, err := hub.New(ctx, hub.Config{
 		Regions: cfg.Regions, Store: store, Log: log, SaveEvery: 5 * time.Second,
-		State:  hookState(state.Config{Beat: cfg.Beat, StaleAfter: cfg.StaleAfter}),
+		State:  hookState(state.Config{Beat: cfg.Beat, StaleAfter: cfg.StaleAfter, HoldEvery: cfg.HoldEvery}),
 		Holder: fmt.Sprintf("%s pid %d", host, os.Getpid()), ID: ulid.Make().String(),
 		Post: func(to state.SessionID, m state.Message) { server.Post(to, m) },
 	})

@@ -86,7 +86,7 @@ func (a *app) listOrphaned(ctx context.Context, cl *apiclient.Client, r resource
 
 // unclaimed is why nobody claims a checkpoint of a slate; empty: somebody does.
 func unclaimed(ctx context.Context, cl *apiclient.Client, purpose, slate, region string) (string, error) {
-	if purpose == "trim" {
+	if purpose == catalog.PurposeTrim || purpose == catalog.PurposeRestorePoint {
 		var e state.Explanation
 		if err := cl.Explain(ctx, "trim", slate, region, &e); err != nil || e.Policy.Name != "" {
 			return "", err

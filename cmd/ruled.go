@@ -32,6 +32,23 @@ var (
 		column[catalog.Hold]{head: "APPLIED", cell: func(h *catalog.Hold) string { return age(h.AppliedAt) }},
 		column[catalog.Hold]{head: "BY", cell: func(h *catalog.Hold) string { return h.AppliedBy }},
 	)
+	pinRows = kindOfRow("pins", []string{"pin"}, func(p *catalog.Pin) string { return p.Name },
+		"Quarry holds nothing in any slate. Policies that trim and holds with --checkpoint do.",
+		column[catalog.Pin]{head: "SLATE", cell: func(p *catalog.Pin) string { return p.Slate }},
+		column[catalog.Pin]{head: "REGION", cell: func(p *catalog.Pin) string { return p.Region }},
+		column[catalog.Pin]{head: "FOR", cell: func(p *catalog.Pin) string { return heldFor(p.Name) }},
+		column[catalog.Pin]{head: "POSITION", cell: func(p *catalog.Pin) string { return num(p.Position) }},
+		column[catalog.Pin]{head: "HOLDS", cell: func(p *catalog.Pin) string { return size(p.HeldBytes) }},
+		column[catalog.Pin]{head: "MADE", cell: func(p *catalog.Pin) string {
+			if p.CreatedAt == nil {
+				return "-"
+			}
+			return age(*p.CreatedAt)
+		}},
+		column[catalog.Pin]{head: "CHECKPOINT", cell: func(p *catalog.Pin) string { return p.ID }},
+		column[catalog.Pin]{head: "ROOT", wide: true, cell: func(p *catalog.Pin) string { return p.Root }},
+		column[catalog.Pin]{head: "MANIFEST", wide: true, cell: func(p *catalog.Pin) string { return fmt.Sprint(p.ManifestID) }},
+	)
 	freezeRows = kindOfRow("freezes", []string{"freeze", "fr"}, func(f *catalog.Freeze) string { return f.Scope },
 		"Nothing is frozen.",
 		column[catalog.Freeze]{head: "SCOPE", cell: func(f *catalog.Freeze) string { return f.Scope }},
@@ -53,4 +70,10 @@ func untilText(h *catalog.Hold) string {
 		out += " (legal)"
 	}
 	return out
+}
+
+// heldFor is what a checkpoint of Quarry's is for, by its name.
+func heldFor(name string) string {
+	purpose, _, _ := strings.Cut(strings.TrimPrefix(name, catalog.HoldName), ":")
+	return purpose
 }

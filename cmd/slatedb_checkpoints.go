@@ -1,7 +1,10 @@
 package cmd
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/google/uuid"
@@ -9,6 +12,7 @@ import (
 
 	"github.com/quarry-db/quarry/pkg/bucket"
 	"github.com/quarry-db/quarry/pkg/slatedb"
+	"github.com/quarry-db/quarry/regions"
 )
 
 func newSlateDBCheckpoints(a *app, f *slatedbFlags) *cobra.Command {
@@ -155,11 +159,22 @@ func newCheckpointRefresh(a *app, f *slatedbFlags) *cobra.Command {
 }
 
 func newCheckpointDelete(a *app, f *slatedbFlags) *cobra.Command {
-	return &cobra.Command{
-		Use: "delete ROOT ID", Short: "Let go what a checkpoint holds; a collector takes it later", Args: cobra.ExactArgs(2),
+	var name string
+	c := &cobra.Command{
+		Use: "delete ROOT ID", Short: "Let go what checkpoints hold; a collector takes it later", Args: cobra.RangeArgs(1, 2),
+		Long: `Lets go what a checkpoint holds, by its id, or what all those hold whose names match. Without a
+hub, for good, this lets go all that Quarry holds in a database: --name 'quarry:*'.`,
+		Example: `  quarry slatedb checkpoints delete dbs/orders 7b9c7a8e-0a3f-4c37-9f0e-2a6d4a1c5e11 --bucket s3://eu-slates
+  quarry slatedb checkpoints delete dbs/orders --name 'quarry:*' --bucket s3://eu-slates`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := a.checkOutput(); err != nil {
 				return err
+			}
+			if (len(args) == 2) == (name != "") {
+				return usagef("one of the two: the ID of a checkpoint, or --name with a name or a pattern such as 'quarry:*'")
+			}
+			if name != "" {
+				return f.admin(c.Context(), args[0], func(db *slatedb.Admin, _ *bucket.Bucket) error { return a.deleteNamed(c.Context(), db, name) })
 			}
 			id, err := checkpointID(args[1])
 			if err != nil {
@@ -177,6 +192,47 @@ func newCheckpointDelete(a *app, f *slatedbFlags) *cobra.Command {
 			})
 		},
 	}
+	c.Flags().StringVar(&name, "name", "", "all checkpoints of that name, or whose names match a pattern")
+	return c
+}
+
+// deleteNamed removes all checkpoints whose names match, one manifest each.
+// Those without a name are others' readers: no pattern matches them.
+func (a *app) deleteNamed(ctx context.Context, db *slatedb.Admin, pattern string) error {
+	all, err := db.Checkpoints(ctx)
+	if err != nil {
+		return err
+	}
+	type gone struct {
+		ID         uuid.UUID `json:"id"`
+		Name       string    `json:"name"`
+		ManifestID uint64    `json:"manifest_id"`
+	}
+	done := []gone{}
+	for _, c := range all {
+		if !c.Named || !regions.Glob(pattern, c.Name) {
+			continue
+		}
+		manifest, err := db.DeleteCheckpoint(ctx, c.ID)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // somebody was faster
+		}
+		if err != nil {
+			return fmt.Errorf("%d checkpoints were deleted, then checkpoint %s %q: %w", len(done), c.ID, c.Name, err)
+		}
+		done = append(done, gone{c.ID, c.Name, manifest})
+	}
+	if len(done) == 0 {
+		return fmt.Errorf("a checkpoint named %q in %s: %w", pattern, db.Root, fs.ErrNotExist)
+	}
+	return a.printObject(map[string]any{"items": done}, func() error {
+		for _, d := range done {
+			if _, err := fmt.Fprintf(a.out, "deleted: checkpoint %s %s, with manifest %d\n", d.ID, clean(d.Name), d.ManifestID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func checkpointID(arg string) (uuid.UUID, error) {
