@@ -82,7 +82,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	doing := cfg.execution(cfg.Cluster+" "+identity(started), func() bool { return onDuty.Keeping() && to.identified.Load() })
-	doing.Log = log
+	doing.Log, doing.Pay = log, w.Pay
 	executor, err := execute.New(b, w, r, doing)
 	if err != nil {
 		return err

@@ -29,7 +29,7 @@ func BenchmarkSeats(b *testing.B) {
 		for i := range slates {
 			w.see(sighted(fmt.Sprintf("dbs/team-%02d/orders-%05d", i%37, i), uint64(i), catalog.Checkpoint{ID: fmt.Sprintf("%032d", i), ManifestID: 1}))
 		}
-		k, err := open(b.Context(), store{b: bk}, newSeats(w, &w.d.notes, DefaultEvery))
+		k, err := open(b.Context(), Store{b: bk}, newSeats(w, &w.d.notes, DefaultEvery))
 		if err != nil {
 			b.Fatal(err)
 		}

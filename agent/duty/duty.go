@@ -66,7 +66,7 @@ const steady = 2500
 
 // Duty contends for the region duty and does it.
 type Duty struct {
-	b       store
+	b       Store
 	o       Options
 	poke    chan struct{}
 	notes   notes
@@ -92,7 +92,7 @@ func New(b *bucket.Bucket, o Options) (*Duty, error) {
 		o.Log = slog.Default()
 	}
 	return &Duty{
-		b: store{b, o.Pay}, o: o, poke: make(chan struct{}, 1),
+		b: Store{b, o.Pay}, o: o, poke: make(chan struct{}, 1),
 		notes: notes{roots: map[string]struct{}{}, leases: map[string]catalog.Lease{}, paths: map[string]string{}, moved: make(chan struct{}, 1)},
 	}, nil
 }

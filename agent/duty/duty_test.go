@@ -145,7 +145,7 @@ func TestACrashBetweenFoldAndRemovalChangesNothing(t *testing.T) {
 	under := folder(t)
 	b, faults := faulty.New(under)
 	drop(t, under, "orders", "dbs/orders")
-	k, err := open(t.Context(), store{b: b}, newSeats(nil, nil, DefaultEvery))
+	k, err := open(t.Context(), Store{b: b}, newSeats(nil, nil, DefaultEvery))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestACrashBetweenFoldAndRemovalChangesNothing(t *testing.T) {
 		t.Fatal("the object is gone")
 	}
 	_, before := rows(t, under)
-	k, err = open(t.Context(), store{b: b}, newSeats(nil, nil, DefaultEvery))
+	k, err = open(t.Context(), Store{b: b}, newSeats(nil, nil, DefaultEvery))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestACrashBetweenFoldAndRemovalChangesNothing(t *testing.T) {
 // revisions go on from where the first one's ended.
 func TestOD5_ASecondHolderFencesTheFirst(t *testing.T) {
 	b := folder(t)
-	first, err := open(t.Context(), store{b: b}, newSeats(nil, nil, DefaultEvery))
+	first, err := open(t.Context(), Store{b: b}, newSeats(nil, nil, DefaultEvery))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestOD5_ASecondHolderFencesTheFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, before := rows(t, b)
-	second, err := open(t.Context(), store{b: b}, newSeats(nil, nil, DefaultEvery))
+	second, err := open(t.Context(), Store{b: b}, newSeats(nil, nil, DefaultEvery))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestOD5_ASecondHolderFencesTheFirst(t *testing.T) {
 // back meanwhile. It must not remove it.
 func TestAHolderOfThePastRemovesNothingFromTheInbox(t *testing.T) {
 	b := folder(t)
-	first, err := open(t.Context(), store{b: b}, newSeats(nil, nil, DefaultEvery))
+	first, err := open(t.Context(), Store{b: b}, newSeats(nil, nil, DefaultEvery))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func TestAHolderOfThePastRemovesNothingFromTheInbox(t *testing.T) {
 	if _, _, err := first.fold(t.Context(), claim{Number: 1}); err != nil {
 		t.Fatal(err)
 	}
-	second, err := open(t.Context(), store{b: b}, newSeats(nil, nil, DefaultEvery))
+	second, err := open(t.Context(), Store{b: b}, newSeats(nil, nil, DefaultEvery))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +327,7 @@ func TestTwoFightForTheDutyAndLoseNothing(t *testing.T) {
 		if !maps.Equal(got, want) || inbox(t, b) != 0 {
 			t.Errorf("%d slates of %d, %d in the inbox", len(got), len(want), inbox(t, b))
 		}
-		top, _ := (&Duty{b: store{b: b}}).highest(context.Background())
+		top, _ := (&Duty{b: Store{b: b}}).highest(context.Background())
 		t.Logf("%d registrations, revision %d, %d claims", len(want), revision, top)
 		if top < 2 {
 			t.Error("nobody ever took over: the fight was none")

@@ -28,7 +28,7 @@ const (
 
 // keeper has the catalog slate open as its writer. It belongs to one goroutine.
 type keeper struct {
-	b        store
+	b        Store
 	w        *slatedb.Writer
 	revision uint64
 	declared map[string]catalog.Registration // by id, what the rows say
@@ -50,7 +50,7 @@ type head struct {
 // open opens the catalog, fences who wrote it before and reads what is in it.
 // Rows that cannot be understood stay as they are; a revision that cannot is
 // an error, for revisions must not go back.
-func open(ctx context.Context, b store, s *seats) (*keeper, error) {
+func open(ctx context.Context, b Store, s *seats) (*keeper, error) {
 	w, err := slatedb.Open(ctx, b, catalog.CatalogRoot, slatedb.Options{
 		FlushBytes: flushBytes, FlushWAL: flushWAL, Poll: pollEvery, Tidy: &slatedb.Tidy{},
 	})

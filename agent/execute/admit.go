@@ -113,6 +113,8 @@ func (e *Executor) meant(ctx context.Context, t *task) (catalog.Sighting, error)
 
 // still checks the preconditions.
 func (e *Executor) still(ctx context.Context, t *task, s *catalog.Sighting) error {
+	looked := false
+	var points []point
 	for _, c := range t.d.Preconditions {
 		var now string
 		switch c.What {
@@ -138,9 +140,12 @@ func (e *Executor) still(ctx context.Context, t *task, s *catalog.Sighting) erro
 			}
 			now = p.PointerSHA256
 		case catalog.PreRestorePoint:
-			points, err := e.points(ctx, s)
-			if err != nil {
-				return err
+			if !looked { // once for all of them
+				var err error
+				if points, err = e.points(ctx, s); err != nil {
+					return err
+				}
+				looked = true
 			}
 			now = "not there"
 			for _, p := range points {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quarry-db/quarry/agent/duty"
 	"github.com/quarry-db/quarry/agent/report"
 	"github.com/quarry-db/quarry/pkg/bucket"
 	"github.com/quarry-db/quarry/pkg/bucket/faulty"
@@ -32,7 +33,7 @@ type scene struct {
 }
 
 func permitsEnd(t testing.TB, b *bucket.Bucket) string {
-	e := &Executor{b: b}
+	e := &Executor{b: duty.NewStore(b, nil)}
 	p, err := e.rulingPermit(context.Background(), "archive/0")
 	if err != nil || p == nil {
 		return fmt.Sprint("no permit: ", err)
@@ -68,7 +69,7 @@ func checkpointsEnd(t testing.TB, b *bucket.Bucket) string {
 }
 
 func frostEnd(t testing.TB, b *bucket.Bucket) string {
-	_, f, err := (&Executor{b: b}).frost(context.Background())
+	_, f, err := (&Executor{b: duty.NewStore(b, nil)}).frost(context.Background())
 	return fmt.Sprint(f != nil && f.Frozen, err)
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/quarry-db/quarry/agent/duty"
 	"github.com/quarry-db/quarry/agent/report"
 	"github.com/quarry-db/quarry/pkg/bucket"
 	"github.com/quarry-db/quarry/pkg/catalog"
@@ -63,7 +64,10 @@ type Options struct {
 	// Ledger is the UUID of a ledger to obey from now on, at the word of whoever
 	// runs this agent; "": the one that the bucket is pinned to, or the first.
 	Ledger string
-	Log    *slog.Logger // nil: slog.Default()
+	// Pay is called before each request to the bucket and may wait, for as long as
+	// its context; nil: nothing need be paid.
+	Pay func(context.Context) error
+	Log *slog.Logger // nil: slog.Default()
 }
 
 // Validate checks the options and fills in defaults. Errors name the field and
@@ -107,7 +111,7 @@ var built = []catalog.Verb{
 
 // Executor carries decisions out, one at a time.
 type Executor struct {
-	b    *bucket.Bucket
+	b    duty.Store
 	eyes Eyes
 	hub  Hub
 	o    Options
@@ -129,7 +133,7 @@ func New(b *bucket.Bucket, eyes Eyes, hub Hub, o Options) (*Executor, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	return &Executor{b: b, eyes: eyes, hub: hub, o: o, log: o.Log.With("region", o.Region), pause: tryAgain}, nil
+	return &Executor{b: duty.NewStore(b, o.Pay), eyes: eyes, hub: hub, o: o, log: o.Log.With("region", o.Region), pause: tryAgain}, nil
 }
 
 const (

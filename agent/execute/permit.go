@@ -12,6 +12,7 @@ import (
 	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/pkg/reaction"
 	"github.com/quarry-db/quarry/pkg/snapshots"
+	"github.com/quarry-db/quarry/regions/plan"
 )
 
 // point is a restore point as it is now, looked at object by object.
@@ -78,7 +79,7 @@ func (e *Executor) limit(ctx context.Context, t *task) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	verified := uint64(0)
+	var verified []uint64
 	for _, p := range points {
 		if p.state != catalog.RestoreVerified {
 			continue
@@ -86,16 +87,16 @@ func (e *Executor) limit(ctx context.Context, t *task) (uint64, error) {
 		if p.domain != t.d.PositionDomain || p.lineage != t.d.Lineage {
 			return 0, refused(catalog.CodeIncomparable, "its position is of %q %s, restore point %s is of %s %s", t.d.PositionDomain, t.d.Lineage, p.id, p.domain, p.lineage)
 		}
-		if verified++; verified == k {
-			limit := p.position
-			t.saw.Limit = &limit
-		}
+		verified = append(verified, p.position)
 	}
-	t.saw.Verified = &verified
-	if t.saw.Limit == nil || verified < k {
-		return 0, refused(catalog.CodeAboveLimit, "%d verified restore points are here, %d must be", verified, k)
+	n := uint64(len(verified))
+	t.saw.Verified, t.saw.Limit = &n, nil
+	limit, ok := plan.Archived(verified, k)
+	if !ok {
+		return 0, refused(catalog.CodeAboveLimit, "%d verified restore points are here, %d must be", n, k)
 	}
-	return *t.saw.Limit, nil
+	t.saw.Limit = &limit
+	return limit, nil
 }
 
 // rulingPermit is the permit with the highest number; nil: there is none. One

@@ -130,6 +130,10 @@ func (e *Executor) prune(t *task) work {
 			if moving.Prefix == "" && want.SweepOrphans {
 				return fmt.Errorf("which orphans were meant is not known yet: %w", errNotSeen)
 			}
+			// And so it is told: the hub takes nobody's word for it.
+			if _, err := e.eyes.Points(ctx, d.Root); err != nil {
+				return err
+			}
 			n := uint64(len(p.VerifiedLSNs()))
 			t.saw.Verified = &n
 			if lowest, ok := p.ArchivedLSN(); ok {

@@ -2,11 +2,13 @@ package execute
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/quarry-db/quarry/pkg/bucket/faulty"
 	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/pkg/slatedb"
 	"github.com/quarry-db/quarry/pkg/snapshots/snapshotstest"
@@ -294,5 +296,36 @@ func TestAPruneStopsAtThePolicy(t *testing.T) {
 	}
 	if n := len(keys(objects(t, b, ".quarry/"))); n != 1+2*3+2 {
 		t.Errorf("%d objects are left: %v", n, keys(objects(t, b, ".quarry/")))
+	}
+}
+
+// Every request of the executor is paid from the agent's budget before it is made:
+// a pruning of thousands of objects takes its time, and no more than its share.
+func TestAPruningPaysForEveryRequest(t *testing.T) {
+	b := memory(t)
+	p := snapshotstest.Partition{Prefix: "archive/0"}
+	for _, lsn := range []uint64{20, 40, 60} {
+		p.Snapshots = append(p.Snapshots, snapshotstest.Snapshot{LSN: lsn, Files: 700})
+	}
+	if err := p.Write(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, b)
+	w.permitted(b, "archive/0", 60)
+	d := w.decide(catalog.VerbPrune, "archive/0", upTo(60), func(d *catalog.Decision) {
+		d.Parameters.Restorable, d.Parameters.Remove = 1, []string{snapshotstest.Folder(20), snapshotstest.Folder(40)}
+	})
+	var paid atomic.Int64
+	counted, calls := faulty.New(b)
+	e := w.start(counted, func(o *Options) {
+		o.Pay = func(ctx context.Context) error { paid.Add(1); return ctx.Err() }
+	})
+	o := e.do(t, d)
+	e.stop()
+	if codes(o) != "done" || o.Saw.Objects != 2*701 {
+		t.Errorf("%s %v %+v", codes(o), o.Reasons, o.Saw)
+	}
+	if n := int64(len(calls.Calls())); n < 2*701 || paid.Load() < n || paid.Load() > n+10 {
+		t.Errorf("%d requests, and %d were paid", n, paid.Load())
 	}
 }

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"cmp"
 	"hash/fnv"
 	"slices"
 	"time"
@@ -99,11 +98,7 @@ func archivedIn(r *plan.Region, k int, now time.Time) (at uint64, ok bool) {
 			verified = append(verified, p.Position)
 		}
 	}
-	if k < 1 || len(verified) < k {
-		return 0, false
-	}
-	slices.SortFunc(verified, func(a, b uint64) int { return cmp.Compare(b, a) })
-	return verified[k-1], true
+	return plan.Archived(verified, uint64(max(k, 0)))
 }
 
 // wanted reports whether a permit for target is still to be written at a site,

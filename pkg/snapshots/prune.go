@@ -27,7 +27,8 @@ type Pruning struct {
 	// that is not lifted above Floor. Nil: it is not lifted at all.
 	Floor *uint64
 	// Grace is how long after its last change a folder that the pointer does not
-	// list may be an upload that is going on; 0 stands for [DefaultGrace].
+	// list may be an upload that is going on: at least [LeastGrace], 0 stands for
+	// [DefaultGrace].
 	Grace time.Duration
 	// SweepOrphans also removes the folders that the pointer does not list and
 	// that have not changed for OrphansOlder, which is at least Grace.
@@ -37,6 +38,10 @@ type Pruning struct {
 
 // DefaultGrace is how long an upload may take between two of its objects.
 const DefaultGrace = time.Hour
+
+// LeastGrace is what no decision shortens: an upload in progress looks exactly
+// like an orphan.
+const LeastGrace = 10 * time.Minute
 
 // PrunePlan is how a pruning is carried out: the pointer first, then folder by
 // folder.
@@ -80,6 +85,7 @@ func (p Partition) PlanPrune(want Pruning, now time.Time) (PrunePlan, error) {
 	if grace <= 0 {
 		grace = DefaultGrace
 	}
+	grace = max(grace, LeastGrace)
 	for _, s := range p.Unlisted {
 		if s.Standing == OrphanNewer && s.MayBeInProgress(now, grace) {
 			return PrunePlan{}, fmt.Errorf("%w: %s is newer than the pointer and changed %s ago; it is waited for until it is %s old",

@@ -408,3 +408,21 @@ func TestKnowingLessNeverCutsFurther(t *testing.T) {
 		t.Errorf("only %d times it made a difference: this proves little", lower)
 	}
 }
+
+// Of three the second newest is the one from which two can be brought up to date.
+func TestArchivedIsTheKthNewest(t *testing.T) {
+	for _, c := range []struct {
+		verified []uint64
+		k        uint64
+		at       uint64
+		ok       bool
+	}{
+		{nil, 1, 0, false}, {[]uint64{5}, 0, 0, false}, {[]uint64{5}, 1, 5, true}, {[]uint64{5}, 2, 0, false},
+		{[]uint64{10, 30, 20}, 1, 30, true}, {[]uint64{10, 30, 20}, 2, 20, true}, {[]uint64{30, 20, 10}, 3, 10, true}, {[]uint64{30, 20, 10}, 4, 0, false},
+		{[]uint64{0, 0}, 2, 0, true},
+	} {
+		if at, ok := Archived(c.verified, c.k); at != c.at || ok != c.ok {
+			t.Errorf("%v, %d: %d %v", c.verified, c.k, at, ok)
+		}
+	}
+}
