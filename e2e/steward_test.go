@@ -49,6 +49,11 @@ func permitsIn(t testing.TB, bucket, slate string) (out []permitObject) {
 // these positions.
 func (w *threeMoments) published(t testing.TB, slate string, want map[string]uint64) {
 	t.Helper()
+	defer func() {
+		if t.Failed() {
+			t.Log(w.cli(t, "get", "decisions").stdout)
+		}
+	}()
 	eventually(t, time.Minute, fmt.Sprintf("permits %v of %s", want, slate), func() error {
 		for region, n := range want {
 			all := permitsIn(t, w.dirs[region], slate)
@@ -63,12 +68,38 @@ func (w *threeMoments) published(t testing.TB, slate string, want map[string]uin
 	})
 }
 
+// settles waits until no decision is under way, and gives how many there are.
+func (h *hub) settles(t testing.TB) (n int) {
+	t.Helper()
+	eventually(t, time.Minute, "every decision is settled", func() error {
+		l, err := get[struct {
+			ID, Verb, Region, Stage string
+		}](h, t, "decisions")
+		if err != nil {
+			return err
+		}
+		n = len(l.Items)
+		for _, d := range l.Items {
+			if d.Stage != "done" {
+				return fmt.Errorf("%+v", d)
+			}
+		}
+		return nil
+	})
+	return n
+}
+
 // A policy acts on its own: each region's bucket gets the permit, for no more
-// than the floor and no more than the region itself can restore.
+// than the floor and no more than the region itself can restore. What people
+// narrow is withdrawn at once, and published anew lower; a hub or an agent that
+// starts again publishes nothing twice.
 func TestRS2_APolicyPublishesPermitsInEveryRegion(t *testing.T) {
 	w := startThreeMoments(t)
 	w.apply(t, archives("{require: {all: true}}"))
 	w.published(t, "archive/0", map[string]uint64{"ap": 425, "eu": 425, "us": 425})
+	if n := w.settles(t); n != 6 {
+		t.Errorf("%d decisions for two slates in three regions", n)
+	}
 	w.apply(t, archives("{require: {atLeast: 2}}"))
 	w.published(t, "archive/0", map[string]uint64{"ap": 609, "eu": 609, "us": 425})
 	for region, dir := range w.dirs {
@@ -78,4 +109,47 @@ func TestRS2_APolicyPublishesPermitsInEveryRegion(t *testing.T) {
 			}
 		}
 	}
+	if n := w.settles(t); n != 10 {
+		t.Errorf("%d decisions, for two slates in two regions more 10 were wanted", n)
+	}
+
+	w.apply(t, "apiVersion: quarry/v1\nkind: Hold\nmetadata: {name: case-1}\nselect: {names: [archive/0]}\nfrom: {position: 501}\n")
+	w.published(t, "archive/0", map[string]uint64{"ap": 500, "eu": 500, "us": 425})
+	for region, want := range map[string][]string{"ap": {"425", "609", "none", "500"}, "eu": {"425", "609", "none", "500"}, "us": {"425"}} {
+		var got []string
+		for _, p := range permitsIn(t, w.dirs[region], "archive/0") {
+			if p.UpTo == nil {
+				got = append(got, "none")
+			} else {
+				got = append(got, fmt.Sprint(*p.UpTo))
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s has permits %v, want %v", region, got, want)
+		}
+	}
+	before := w.settles(t)
+
+	w.agents["eu"].stop()
+	w.begin(t, "eu")
+	w.permits(t, "archive/0", 500, "")
+	w.restart(t)
+	w.permits(t, "archive/0", 500, "")
+	time.Sleep(12 * time.Second) // two passes: nothing is seen of something that does not happen
+	if n := w.settles(t); n != before {
+		t.Errorf("%d decisions, there were %d before the agent and the hub began again", n, before)
+	}
+
+	if o := w.cli(t, "freeze", "--why", "audit"); o.code != 0 {
+		t.Fatalf("freeze: %s", o.stderr)
+	}
+	eventually(t, time.Minute, "nothing is permitted anywhere", func() error {
+		for region, dir := range w.dirs {
+			all := permitsIn(t, dir, "archive/0")
+			if p := all[len(all)-1]; p.UpTo != nil {
+				return fmt.Errorf("%s: %+v", region, p)
+			}
+		}
+		return nil
+	})
 }

@@ -103,6 +103,13 @@ type letter struct {
 	reply chan error // nil: nobody waits
 }
 
+// decides reports whether stepping it decides something and takes in nothing:
+// what of it cannot be recorded did not happen at all.
+func (l *letter) decides() bool {
+	_, tends := l.event.(state.Tend)
+	return l.reply != nil || tends
+}
+
 // New opens the store and remembers. It claims the store and the ledger in it:
 // a hub that had them decides no more. [Hub.View] works from now on and shows
 // yesterday's rows. The ledger is open until Run ends; a hub that is not run
@@ -267,7 +274,7 @@ func (h *Hub) Run(ctx context.Context) error {
 }
 
 // batch is what steps that follow each other have brought: all of them of
-// people's commands, or none.
+// people's commands and the steward's work, or none.
 type batch struct {
 	commands bool
 	mark     state.Mark // before the first
@@ -288,9 +295,9 @@ type answer struct {
 // results out.
 func (h *Hub) take(ctx context.Context, l letter) {
 	began := h.cfg.Now()
-	b := batch{commands: l.reply != nil, mark: h.state.Mark(l.reply != nil)}
+	b := batch{commands: l.decides(), mark: h.state.Mark(l.decides())}
 	for n := 0; ; n++ {
-		if commands := l.reply != nil; commands != b.commands {
+		if commands := l.decides(); commands != b.commands {
 			h.let(ctx, &b)
 			b = batch{commands: commands, mark: h.state.Mark(commands)}
 		}
@@ -315,7 +322,9 @@ func (h *Hub) step(b *batch, l letter, now time.Time) {
 		// A hub that has lost its right must not even try: what it knows may be
 		// what another hub has changed.
 		if err := h.Deciding(); errors.Is(err, ledger.ErrTaken) {
-			b.answers = append(b.answers, answer{to: l.reply, err: err})
+			if l.reply != nil {
+				b.answers = append(b.answers, answer{to: l.reply, err: err})
+			}
 			return
 		}
 	}

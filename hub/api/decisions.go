@@ -87,6 +87,6 @@ var decisionWords = []wording{
 			if !v.Breaker().Open {
 				err = state.ErrNoBreaker
 			}
-			return state.CloseBreaker{By: by, Why: req.Why}, "the breaker is closed", err
+			return state.CloseBreaker{By: by, Why: req.Why, Slates: req.Slates}, "the breaker is closed", err
 		}},
 }

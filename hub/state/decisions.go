@@ -88,13 +88,17 @@ type decisions struct {
 	ids      map[string]uint64
 	open     map[uint64]bool     // not settled
 	about    map[matter][]uint64 // those of one matter, by number
+	recent   map[uint64]bool     // sent in the last hour, or longer ago, and counted by budgets
+	swept    time.Duration       // mono, when too old ones were looked for last
 	counters counters
 	breaker  Breaker
+	settled  map[string]uint64 // the revision of each policy that has gone through a pass; replaced, never changed
 
 	// As they were at the mark; see [State.Undo].
 	were        map[uint64]*Decided // nil: there was none
 	countersWas counters
 	breakerWas  Breaker
+	settledWas  map[string]uint64
 }
 
 // counters outlive the decisions that they counted.
@@ -112,6 +116,7 @@ const (
 	// keptDecisions bounds those that are settled; the audit has all of them.
 	keptDecisions = 10_000
 	keepSettled   = 30 * 24 * time.Hour
+	sweepEvery    = time.Minute // how often those that are too old are looked for
 )
 
 func decisionKey(n uint64) string { return fmt.Sprintf("%s%020d", decisionFolder, n) }
@@ -281,13 +286,14 @@ func (s *State) issue() {
 	if s.deciding() == 0 || len(s.dec.open) == 0 {
 		return
 	}
+	used := s.spent(false)
 	for _, n := range slices.Sorted(maps.Keys(s.dec.open)) {
 		d := s.dec.all[n]
 		if d.Stage != StageApproved || !s.wall.Before(d.NotAfter) {
 			continue
 		}
 		r := s.regions[d.Decision.Region]
-		if r == nil || !s.heardInTerm(r) || r.mismatch != "" || r.blind != "" || !s.obeyed(r) || s.overQuota(d) {
+		if r == nil || !s.heardInTerm(r) || r.mismatch != "" || r.blind != "" || !s.obeyed(r) || s.overQuota(d, used) {
 			continue
 		}
 		to := s.deciders(r)
@@ -303,6 +309,9 @@ func (s *State) issue() {
 		next.Decision.Term = s.deciding()
 		s.putDecided(&next)
 		s.auditDecision("sent", &next, "hub", "")
+		if next.spends() {
+			used.add(&next.Decision, next.Policy.Name, next.Bytes)
+		}
 		for _, id := range to {
 			s.send(id, Decide{next.Decision})
 		}
@@ -459,10 +468,16 @@ func (s *State) ageDecisions() {
 	}
 	s.issue()
 	s.showWaiting()
-	if len(s.dec.all) <= len(s.dec.open) {
-		return
+	for n := range s.dec.recent {
+		if s.wall.Sub(s.dec.all[n].Sent) >= time.Hour {
+			delete(s.dec.recent, n)
+		}
 	}
 	forget := len(s.dec.all) - len(s.dec.open) - keptDecisions
+	if len(s.dec.all) <= len(s.dec.open) || forget <= 0 && s.mono < s.dec.swept+sweepEvery {
+		return
+	}
+	s.dec.swept = s.mono
 	for _, n := range slices.Sorted(maps.Keys(s.dec.all)) {
 		d := s.dec.all[n]
 		if !d.Stage.Settled() {

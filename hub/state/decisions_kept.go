@@ -42,6 +42,7 @@ func (x *decisions) set(n uint64, d *Decided) {
 		delete(x.all, n)
 		delete(x.ids, was.Decision.ID)
 		delete(x.open, n)
+		delete(x.recent, n)
 		if m := (matter{was.Decision.Region, was.Decision.Slate}); d == nil || m != (matter{d.Decision.Region, d.Decision.Slate}) {
 			if i, found := slices.BinarySearch(x.about[m], n); found {
 				x.about[m] = slices.Delete(x.about[m], i, i+1)
@@ -57,6 +58,9 @@ func (x *decisions) set(n uint64, d *Decided) {
 	x.all[n], x.ids[d.Decision.ID] = d, n
 	if !d.Stage.Settled() {
 		x.open[n] = true
+	}
+	if !d.Sent.IsZero() && d.spends() {
+		x.recent[n] = true
 	}
 	m := matter{d.Decision.Region, d.Decision.Slate}
 	if i, found := slices.BinarySearch(x.about[m], n); !found {
@@ -82,7 +86,7 @@ func (s *State) count(change func(*counters)) {
 
 func (s *State) markDecisions() {
 	clear(s.dec.were)
-	s.dec.countersWas, s.dec.breakerWas = s.dec.counters, s.dec.breaker
+	s.dec.countersWas, s.dec.breakerWas, s.dec.settledWas = s.dec.counters, s.dec.breaker, s.dec.settled
 }
 
 func (s *State) undoDecisions() {
@@ -90,10 +94,10 @@ func (s *State) undoDecisions() {
 		s.setDecided(n, d)
 	}
 	clear(s.dec.were)
-	s.dec.counters, s.dec.breaker = s.dec.countersWas, s.dec.breakerWas
+	s.dec.counters, s.dec.breaker, s.dec.settled = s.dec.countersWas, s.dec.breakerWas, s.dec.settledWas
 	s.showBreaker()
 }
 
 func newDecisions() decisions {
-	return decisions{all: map[uint64]*Decided{}, ids: map[string]uint64{}, open: map[uint64]bool{}, about: map[matter][]uint64{}, were: map[uint64]*Decided{}}
+	return decisions{all: map[uint64]*Decided{}, ids: map[string]uint64{}, open: map[uint64]bool{}, about: map[matter][]uint64{}, recent: map[uint64]bool{}, were: map[uint64]*Decided{}}
 }

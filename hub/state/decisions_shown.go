@@ -79,7 +79,7 @@ func (s *State) showWaiting() {
 // showBreaker has the view say how the breaker stands.
 func (s *State) showBreaker() {
 	b := s.dec.breaker
-	s.b.SetBreaker(catalog.BreakerRow{Open: b.Open, Why: b.Why, By: b.By, Since: moment(b.Since)})
+	s.b.SetBreaker(catalog.BreakerRow{Open: b.Open, Why: b.Why, By: b.By, Since: moment(b.Since), Slates: b.Slates})
 }
 
 // tellBreaker shows how the breaker stands from now on, and tells it.

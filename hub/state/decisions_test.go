@@ -156,7 +156,7 @@ func TestDecisionsKeepTheirOrderWhateverHappens(t *testing.T) {
 		highest := map[string]uint64{}             // sequence that left, by region
 		left := map[string]catalog.Decision{}      // decisions that left, by id
 		approvedBy := map[string]map[string]bool{} // people, by id
-		sent := map[string][]time.Time{}           // irreversible, by slate; when
+		sent := map[string][]time.Time{}           // irreversible, by region and slate; when
 		settled := map[string]state.Stage{}        // as first durable
 		live := map[state.SessionID]string{}       // region
 		fingerprint := func(s *state.State) string {
@@ -232,9 +232,10 @@ func TestDecisionsKeepTheirOrderWhateverHappens(t *testing.T) {
 					t.Fatalf("sequence %d of %s after %d", x.Sequence, x.Region, highest[x.Region])
 				}
 				highest[x.Region], left[x.ID] = x.Sequence, x
-				sent[x.Slate] = append(sent[x.Slate], now)
+				of := x.Region + " " + x.Slate
+				sent[of] = append(sent[of], now)
 				recent := 0
-				for _, at := range sent[x.Slate] {
+				for _, at := range sent[of] {
 					if now.Sub(at) < time.Hour {
 						recent++
 					}

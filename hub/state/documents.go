@@ -134,6 +134,8 @@ func (s *State) Replay(r Record) error {
 		err = s.replayRegion(r.Key[len(regionFolder):], r.Value)
 	case strings.HasPrefix(r.Key, decisionFolder), r.Key == countersKey, r.Key == breakerKey:
 		err = s.replayDecision(r)
+	case strings.HasPrefix(r.Key, settledFolder):
+		err = s.replaySettled(r.Key[len(settledFolder):], r.Value)
 	case strings.HasPrefix(r.Key, auditPrefix):
 		return s.replayAudit(r)
 	default:

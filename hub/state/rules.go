@@ -24,11 +24,17 @@ type ApplyDocuments struct {
 	By        string
 	// Changes, when it is not nil, gets what became of each document.
 	Changes *[]regions.Change
+	// Withdrawn, when it is not nil, gets the permits that are withdrawn by it,
+	// those that agents had carried out among them.
+	Withdrawn *[]Withdrawal
 }
 
 // RemovePolicy takes a policy out of force. What only it permitted is not
 // permitted any more.
-type RemovePolicy struct{ Name, By, Why string }
+type RemovePolicy struct {
+	Name, By, Why string
+	Withdrawn     *[]Withdrawal // as of [ApplyDocuments]
+}
 
 // ReleaseHold ends a hold. A legal one needs the word of two people.
 type ReleaseHold struct {
@@ -38,7 +44,10 @@ type ReleaseHold struct {
 }
 
 // Freeze stops everything irreversible in a scope.
-type Freeze struct{ Scope, By, Why string }
+type Freeze struct {
+	Scope, By, Why string
+	Withdrawn      *[]Withdrawal // as of [ApplyDocuments]
+}
 
 // Thaw ends a freeze of exactly that scope.
 type Thaw struct{ Scope, By, Why string }
@@ -96,6 +105,7 @@ func (e ApplyDocuments) enact(s *State) error {
 	if e.Changes != nil {
 		*e.Changes = changes
 	}
+	s.narrow(e.By, "", e.Withdrawn)
 	return nil
 }
 
@@ -107,6 +117,7 @@ func (e RemovePolicy) enact(s *State) error {
 	s.out.Records = append(s.out.Records, Record{Key: policyKey(e.Name)})
 	s.deed(catalog.EventPolicyRemoved, e.By, e.Why, e.Name, fmt.Sprintf("policy %s was removed", e.Name))
 	s.adoptRules(next)
+	s.narrow(e.By, e.Why, e.Withdrawn)
 	return nil
 }
 
@@ -141,6 +152,7 @@ func (e Freeze) enact(s *State) error {
 	s.record(freezeKey(e.Scope), freezeRecord{Version: recordVersion, Freeze: f})
 	s.deed(catalog.EventFrozen, e.By, e.Why, e.Scope, e.Scope+" was frozen")
 	s.adoptRules(next)
+	s.narrow(e.By, e.Why, e.Withdrawn)
 	return nil
 }
 

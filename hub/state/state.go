@@ -208,12 +208,15 @@ func (s *State) Step(e Event, now time.Time) Ready {
 	s.settleAll()
 	_, ticked := e.(Tick)
 	s.freezeLost(ticked)
-	switch e.(type) {
-	case Tick, Tend:
+	_, tends := e.(Tend)
+	if (ticked || tends) && s.clerks() {
+		s.walkOn(walkAtOnce)
+	}
+	switch {
+	case tends:
 		s.out.Tend = s.tend()
-		if s.clerks() {
-			s.walkOn(walkAtOnce)
-		}
+	case ticked:
+		s.out.Tend = s.tendDue()
 	default:
 		s.out.Tend = s.steward.stage != resting
 	}
@@ -290,16 +293,21 @@ func (s *State) take(e Event) {
 // View gives the state as it is after the last step. Views may be read by
 // anybody; this call belongs to the owner of the state.
 func (s *State) View() *view.View {
-	// A slate of many regions is summed up once for all that happened to it.
-	for _, n := range sortedKeys(s.slates) {
-		s.settleSlate(n, s.slates[n])
-	}
-	clear(s.slates)
+	s.settleSlates()
 	s.shareDocket()
 	if s.shown == nil || s.b.Touched() || !s.shown.At().Equal(s.wall) {
 		s.shown = s.b.Publish(s.wall)
 	}
 	return s.shown
+}
+
+// settleSlates sums up what slates come to: one of many regions once for all
+// that happened to it.
+func (s *State) settleSlates() {
+	for _, n := range sortedKeys(s.slates) {
+		s.settleSlate(n, s.slates[n])
+	}
+	clear(s.slates)
 }
 
 // Set is the region set as it stands.

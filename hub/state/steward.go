@@ -24,6 +24,8 @@ type Wish struct {
 	Policy PolicyRef
 	// Renewal: it lets nothing go that what rules in the region does not.
 	Renewal bool
+
+	unruled bool // no permit of this incarnation ever ruled there, or it was withdrawn
 }
 
 // Tend goes on with a pass of the steward; see [Ready.Tend].
@@ -46,6 +48,7 @@ type bearing struct {
 func (s *State) wishes(sub *Subject) []Wish {
 	v, by := sub.Trim(s.rules, s.wall)
 	m := s.bearingOf(sub, v)
+	s.steward.note(m.policies, &v)
 	out := append(wishesTrim(sub, v, by, m), wishesHolds(sub, v, s.rules, m)...)
 	return append(out, s.wishesPruneNow(sub)...)
 }
@@ -69,75 +72,103 @@ func (s *State) subjects(name string) []Subject {
 // steward is how far a pass has come.
 type steward struct {
 	stage  stewarding
-	at     string // the name that was looked at last
-	begun  bool   // at says something
-	rules  *regions.Rules
+	rules  *regions.Rules // of this pass
+	at     string         // the name that was looked at last
+	begun  bool           // at says something
 	wishes []Wish
-	slates int           // looked at in this pass
-	rested time.Duration // mono, when the last pass ended
-	passed bool          // one has
-	last   *regions.Rules
+	tally  map[string]*tally // by policy
+	slates int               // looked at in this pass
+
+	last    *regions.Rules // of the last pass that was whole
+	rested  time.Duration  // mono, when it ended
+	size    int            // its slates
+	cleared map[string]bool
 }
+
+// tally is what a pass found under one policy.
+type tally struct {
+	revision         uint64
+	slates, ignorant int // ignorant: those that wait for what nobody knows
+}
+
+// again has the next pass begin at once.
+func (k *steward) again() { k.last = nil }
 
 type stewarding uint8
 
 const (
-	resting stewarding = iota
-	looking
-	acting
+	resting   stewarding = iota
+	checking             // what is published against what may be
+	looking              // for what is to be done
+	proposing            // it
 )
 
 const (
 	lookAtOnce = 64 // slates of a pass that one step looks at
 	actAtOnce  = 32 // wishes that one step proposes
+	// lookFaster is how many slates that no policy is about cost as much as one that
+	// is looked at.
+	lookFaster = 16
 )
+
+// tendDue reports whether the steward has work: a pass under way, or one that is
+// due.
+func (s *State) tendDue() bool {
+	k := &s.steward
+	if s.deciding() == 0 || len(s.rules.Policies) == 0 && !s.anyHold() && s.b.PermitCount() == 0 {
+		*k = steward{}
+		return false
+	}
+	return k.stage != resting || k.last != s.rules || s.mono-k.rested >= max(s.cfg.PassEvery, time.Duration(k.size)*time.Millisecond)
+}
 
 // tend does a slice of the steward's work, and reports whether there is more.
 func (s *State) tend() bool {
 	k := &s.steward
-	if s.deciding() == 0 || len(s.rules.Policies) == 0 && !s.anyHold() {
-		*k = steward{rested: s.mono}
+	if !s.tendDue() {
 		return false
 	}
 	if k.stage != resting && k.rules != s.rules {
-		k.stage, k.last = resting, nil // what was wished for may not be wished for any more
+		k.stage = resting // what was wished for may not be wished for any more
+		k.again()
 	}
+	next := func(to stewarding) { k.stage, k.at, k.begun = to, "", false }
 	switch k.stage {
 	case resting:
-		if k.passed && k.last == s.rules && s.mono-k.rested < s.rest() {
-			return false
+		if k.rules != s.rules {
+			k.cleared = nil
 		}
-		*k = steward{stage: looking, rules: s.rules}
-		return true
+		next(checking)
+		k.rules, k.wishes, k.tally, k.slates = s.rules, nil, map[string]*tally{}, 0
+	case checking:
+		if !s.checkPublished() {
+			next(looking)
+		}
 	case looking:
-		if s.look() {
-			return true
+		if !s.look() {
+			next(proposing)
+			s.judgeWishes()
 		}
-		k.stage = acting
-		return true
+	case proposing:
+		if s.act() {
+			break
+		}
+		next(resting)
+		k.last, k.rested, k.size, k.wishes, k.tally = k.rules, s.mono, k.slates, nil, nil
+		return false
 	}
-	if s.act() {
-		return true
-	}
-	*k = steward{rested: s.mono, passed: true, last: s.rules, slates: k.slates}
-	return false
-}
-
-// rest is how long the steward rests after a pass: at least five seconds, and
-// so long that passes take a small part of the time.
-func (s *State) rest() time.Duration {
-	return max(s.cfg.PassEvery, time.Duration(s.steward.slates)*time.Millisecond)
+	return true
 }
 
 // look looks at some more slates, and reports whether there are more.
-func (s *State) look() bool {
+func (s *State) look() (more bool) {
 	k := &s.steward
 	var names []string
 	from := table.First
 	if k.begun {
 		from = table.Mark{Slate: k.at}
 	}
-	looked, more := 0, false
+	looked := 0
 	s.b.PlacementTable().Names().Ascend(from, func(_ uint64, id *table.Ident) bool {
 		if k.begun && id.Slate == k.at {
 			return true
@@ -174,10 +205,6 @@ func (s *State) look() bool {
 	}
 	return more
 }
-
-// lookFaster is how many slates that no policy is about cost as much as one that
-// is looked at.
-const lookFaster = 16
 
 // unheld reports whether nothing of the hub's own stands in a wish's way: its
 // matter is under way already, was refused not long ago, or its region could
@@ -260,7 +287,8 @@ func (s *State) act() bool {
 	k := &s.steward
 	now := k.wishes[:min(actAtOnce, len(k.wishes))]
 	k.wishes = k.wishes[len(now):]
-	for len(now) > 0 {
+	used, budgets := s.spent(true), s.cfg.Budgets.withDefaults()
+	for len(now) > 0 && !s.dec.breaker.Open {
 		slate := now[0].Decision.Slate
 		n := 1
 		for n < len(now) && now[n].Decision.Slate == slate {
@@ -268,20 +296,16 @@ func (s *State) act() bool {
 		}
 		meant := now[:n]
 		now = now[n:]
-		var still []Wish
 		for _, sub := range s.subjects(slate) {
 			for _, w := range s.wishes(&sub) {
-				if s.unheld(&w) && slices.ContainsFunc(meant, func(m Wish) bool { return m.same(&w) }) {
-					still = append(still, w)
+				if s.unheld(&w) && slices.ContainsFunc(meant, func(m Wish) bool { return m.same(&w) }) && s.room(&w, used, budgets) {
+					s.decideFor(w)
 				}
 			}
 		}
-		for _, w := range still {
-			s.decideFor(w)
-		}
 	}
 	s.issue()
-	return len(k.wishes) > 0
+	return len(k.wishes) > 0 && !s.dec.breaker.Open
 }
 
 // same reports whether two wishes ask for the same.

@@ -34,7 +34,9 @@ func wishesTrim(s *Subject, v plan.Verdict, by *regions.Policy, m bearing) []Wis
 		if !wanted {
 			continue
 		}
-		out = append(out, s.permit(site, target, renewal, PolicyRef{by.Name, by.Applied.Revision}, m))
+		w := s.permit(site, target, renewal, PolicyRef{by.Name, by.Applied.Revision}, m)
+		w.unruled = site.Permit == nil || site.Permit.UpTo == nil || site.Permit.Incarnation != site.Incarnation
+		out = append(out, w)
 	}
 	return out
 }

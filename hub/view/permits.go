@@ -40,6 +40,17 @@ func permitTable() rows[Permit] {
 // Permits lists the permits that rule, ordered by slate, region.
 func (v *View) Permits() iter.Seq[*Permit] { return v.permits.all() }
 
+// PermitsFrom lists the permits that rule, from those of a slate on in the same
+// order.
+func (v *View) PermitsFrom(slate string) iter.Seq[*Permit] {
+	p := &Permit{}
+	p.Slate = slate
+	return v.permits.from(p, func(*Permit) bool { return true })
+}
+
+// PermitCount is how many permits rule.
+func (v *View) PermitCount() int { return v.permits.list.Len() }
+
 // Permit is the permit that rules a slate in a region; nil: none was seen.
 func (v *View) Permit(region, slate string) *Permit {
 	p := &Permit{Region: region}

@@ -1,0 +1,294 @@
+package state
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/quarry-db/quarry/hub/view"
+	"github.com/quarry-db/quarry/pkg/catalog"
+	"github.com/quarry-db/quarry/regions"
+	"github.com/quarry-db/quarry/regions/plan"
+)
+
+// What is published may stay while nobody knows better: a region that is silent,
+// blind, reset or joining, a window that is closed and an open breaker withdraw
+// nothing (RS-3, RS-4). What people decided, and what is seen to be lost, does.
+
+// Withdrawal is what became of a permit that may not be any more.
+type Withdrawal struct {
+	Slate  string `json:"slate"`
+	Region string `json:"region"`
+	// Permit is the decision that was carried out, or under way, and Stage how
+	// far it had come; UpTo is its position.
+	Permit string        `json:"permit" doc:"The decision that had permitted it."`
+	Stage  catalog.Stage `json:"stage" doc:"How far it had come: done is what an owner may have acted by."`
+	UpTo   uint64        `json:"up_to" doc:"Position that it permitted, inclusive."`
+	// TrimmedTo is what was observed to be cut; nil: not known.
+	TrimmedTo *uint64 `json:"trimmed_to" doc:"What the owner was observed to have cut; null: not known."`
+	// Decision is the one that withdraws it; empty: it was stopped before it left.
+	Decision string `json:"decision" doc:"The decision that withdraws it; empty: it had not left the hub."`
+}
+
+// ceiling is how far may be published in a region at most.
+type ceiling struct {
+	none bool // nothing may
+	upTo uint64
+	why  []plan.Reason
+}
+
+func (c *ceiling) allows(n uint64) bool { return !c.none && n <= c.upTo }
+
+var noCeiling = ceiling{upTo: math.MaxUint64}
+
+// excused is the slate as it would be if every region of which nothing is known
+// had archived everything, and everything that is listed were whole: what is
+// held back then is held back by what is known. some is whether there was such a
+// region.
+func (s *Subject) excused(keep int, now time.Time) (out plan.Slate, some bool) {
+	out = s.Slate
+	out.Regions = slices.Clone(s.Regions)
+	long := now.Add(-100 * 365 * 24 * time.Hour)
+	for i := range out.Regions {
+		r := &out.Regions[i]
+		blind := unseen(r)
+		r.Points = slices.Clone(r.Points)
+		listed := false
+		for j := range r.Points {
+			p := &r.Points[j]
+			if p.State == catalog.RestoreListed { // it is still to be looked at
+				p.State = catalog.RestoreVerified
+			}
+			if p.State == catalog.RestoreVerified {
+				p.FirstSeen, p.VerifiedAt, listed = long, now, true
+			}
+		}
+		if blind || r.Membership == catalog.Joining && !listed {
+			some = true
+			r.Heard, r.State, r.Placed, r.Lineage, r.Unreadable, r.Points = true, catalog.RegionConnected, true, s.Lineage, "", nil
+			for range keep {
+				r.Points = append(r.Points, plan.Point{ID: "not known", Position: math.MaxUint64, State: catalog.RestoreVerified, FirstSeen: long, VerifiedAt: now})
+			}
+		}
+	}
+	return out, some
+}
+
+// unseen reports whether nothing that is known of a region may be believed now.
+func unseen(r *plan.Region) bool {
+	return !r.Heard || r.State != catalog.RegionConnected && r.State != catalog.RegionSuspect
+}
+
+// ceilingOf is how far may be published of a slate anywhere, by what is known.
+func (s *Subject) ceilingOf(rules *regions.Rules, now time.Time) ceiling {
+	policies := slices.Clone(s.Policies(rules))
+	for i := range policies {
+		p := &policies[i]
+		p.Windows = nil
+		if p.Trim != nil {
+			t := *p.Trim
+			t.MaxLag = nil // who lags has not lost anything
+			p.Trim = &t
+		}
+	}
+	m := bearing{policies: policies}
+	slate, some := s.excused(m.keep(), now)
+	v, _ := plan.Under(policies, slate, now)
+	if v.Action == plan.Permit {
+		return ceiling{upTo: *v.UpTo}
+	}
+	if some && !slices.ContainsFunc(v.Reasons, func(r plan.Reason) bool { return r.Code != plan.WouldStrand }) {
+		return noCeiling // nobody knows how far it would be
+	}
+	return ceiling{none: true, why: v.Reasons}
+}
+
+// ceilingIn is how far may be published in one region: no further than what it
+// can restore itself.
+func (s *Subject) ceilingIn(region string, all ceiling, keep int, now time.Time) ceiling {
+	r := s.In(region)
+	if all.none || r == nil || unseen(r) || !r.Placed {
+		return all
+	}
+	var have []uint64
+	for i := range r.Points {
+		if p := &r.Points[i]; p.State == catalog.RestoreVerified || p.State == catalog.RestoreListed {
+			have = append(have, p.Position)
+		}
+	}
+	slices.Sort(have)
+	if len(have) < keep {
+		return ceiling{none: true, why: []plan.Reason{{Code: plan.BelowMinSnapshots, Message: fmt.Sprintf("region %s has %d restore points, %d must be", region, len(have), keep)}}}
+	}
+	if own := have[len(have)-keep]; own < all.upTo {
+		return ceiling{upTo: own, why: []plan.Reason{{Code: plan.BelowMinSnapshots, Message: fmt.Sprintf("region %s can restore up to %d", region, own)}}}
+	}
+	return all
+}
+
+// retract withdraws what is published, or about to be, of the slates of a name
+// beyond what may be.
+func (s *State) retract(name, by, why string) (out []Withdrawal) {
+	var subjects []Subject
+	for _, r := range s.names {
+		at := matter{r, name}
+		row := s.b.Permit(r, name)
+		if !row.MayRule(s.wall) {
+			row = nil
+		}
+		if row == nil && len(s.dec.about[at]) == 0 {
+			continue
+		}
+		if subjects == nil {
+			subjects = s.subjects(name)
+		}
+		out = append(out, s.retractIn(at, row, subjects, by, why)...)
+	}
+	return out
+}
+
+func (s *State) retractIn(at matter, row *view.Permit, subjects []Subject, by, why string) (out []Withdrawal) {
+	for _, n := range slices.Clone(s.dec.about[at]) {
+		d := s.dec.all[n]
+		if d.Decision.Verb != catalog.VerbPermit || d.Stage.Settled() || d.Decision.Position == nil {
+			continue
+		}
+		c := s.ceilingFor(subjects, at.region, d.Decision.Lineage, d.Decision.Incarnation)
+		if c.allows(*d.Decision.Position) {
+			continue
+		}
+		w := Withdrawal{Slate: at.slate, Region: at.region, Permit: d.Decision.ID, Stage: d.Stage, UpTo: *d.Decision.Position}
+		if d.Sent.IsZero() {
+			s.end(d, StageRefused, told(c.why), by, why)
+		} else {
+			w.Decision = s.withdrawn(d.Decision.Root, d.Decision.Incarnation, d.Decision.Lineage, d.Decision.PositionDomain, at, n, c, by, why)
+		}
+		out = append(out, w)
+	}
+	if row == nil || slices.ContainsFunc(out, func(w Withdrawal) bool { return w.Permit == row.Decision }) {
+		return out
+	}
+	c := s.ceilingFor(subjects, at.region, row.Lineage, row.Incarnation)
+	if c.allows(*row.UpTo) {
+		return out
+	}
+	w := Withdrawal{Slate: at.slate, Region: at.region, Permit: row.Decision, Stage: catalog.StageDone, UpTo: *row.UpTo}
+	for i := range subjects {
+		for j := range subjects[i].Sites {
+			if site := &subjects[i].Sites[j]; site.Region == at.region && site.Root == row.Root {
+				w.TrimmedTo = site.TrimmedTo
+			}
+		}
+	}
+	w.Decision = s.withdrawn(row.Root, row.Incarnation, row.Lineage, row.PositionDomain, at, s.dec.ids[row.Decision], c, by, why)
+	return append(out, w)
+}
+
+// ceilingFor is how far may be published for a database in a region. Of one that
+// nobody sees any more nothing is known: what rules it stays until it is over.
+func (s *State) ceilingFor(subjects []Subject, region, lineage, incarnation string) ceiling {
+	for i := range subjects {
+		sub := &subjects[i]
+		if sub.Lineage != lineage || !slices.ContainsFunc(sub.Sites, func(o Site) bool { return o.Region == region && o.Incarnation == incarnation }) {
+			continue
+		}
+		c := sub.ceilingOf(s.rules, s.wall)
+		m := bearing{policies: sub.Policies(s.rules)}
+		return sub.ceilingIn(region, c, m.keep(), s.wall)
+	}
+	return noCeiling
+}
+
+// withdrawn has a permit withdrawn, by a decision after the one of number n, and
+// gives the decision's id; empty when it could not be.
+func (s *State) withdrawn(root, incarnation, lineage, domain string, at matter, n uint64, c ceiling, by, why string) string {
+	for _, o := range s.dec.about[at] {
+		if d := s.dec.all[o]; o > n && d.Decision.Verb == catalog.VerbWithdraw && !d.Stage.Settled() {
+			return d.Decision.ID
+		}
+	}
+	w := Wish{Proposal: Proposal{Within: catalog.MaxExpiry, Decision: catalog.Decision{
+		Verb: catalog.VerbWithdraw, Region: at.region, Slate: at.slate, Root: root, Incarnation: incarnation,
+		PositionDomain: domain, Lineage: lineage, Expires: decisionExpires,
+	}}}
+	because := fmt.Sprintf("up to %d may be published", c.upTo)
+	if len(c.why) > 0 {
+		because = c.why[0].String()
+	}
+	if why = withWhy(why, because); strings.HasPrefix(why, ": ") {
+		why = because
+	}
+	made, err := s.propose([]Wish{w}, by, why)
+	if err != nil {
+		return ""
+	}
+	return s.dec.all[made[0]].Decision.ID
+}
+
+func told(reasons []plan.Reason) (out []catalog.Reason) {
+	for _, r := range reasons {
+		out = append(out, catalog.Reason{Code: string(r.Code), Message: r.Message})
+	}
+	return out
+}
+
+// checkAtOnce is how many slates with permits one step looks at, and narrowAtOnce
+// how many a person's command does: the rest is looked at in the next steps,
+// before anything else.
+const (
+	checkAtOnce  = 64
+	narrowAtOnce = 512
+)
+
+// checkPublished withdraws what may not be of some more slates, and reports
+// whether there are more.
+func (s *State) checkPublished() (more bool) {
+	k := &s.steward
+	names, more := s.published(k.at, k.begun, checkAtOnce)
+	for _, n := range names {
+		k.at, k.begun = n, true
+		s.retract(n, "hub", "")
+	}
+	s.issue()
+	return more
+}
+
+// published are the names of some slates, after one, that have permits which may
+// rule.
+func (s *State) published(after string, begun bool, most int) (names []string, more bool) {
+	for p := range s.b.PermitsFrom(after) {
+		switch {
+		case begun && p.Slate == after, len(names) > 0 && names[len(names)-1] == p.Slate, !p.MayRule(s.wall):
+		case len(names) == most:
+			return names, true
+		default:
+			names = append(names, p.Slate)
+		}
+	}
+	return names, false
+}
+
+// narrow withdraws, in the step in which people decided something, what they
+// have forbidden by it, and says what agents had carried out.
+func (s *State) narrow(by, why string, withdrawn *[]Withdrawal) {
+	out := []Withdrawal{}
+	if withdrawn != nil {
+		defer func() { *withdrawn = out }()
+	}
+	if s.deciding() == 0 {
+		return
+	}
+	names, _ := s.published("", false, narrowAtOnce)
+	for n := range s.dec.open {
+		if d := s.dec.all[n]; d.Decision.Verb == catalog.VerbPermit && !slices.Contains(names, d.Decision.Slate) {
+			names = append(names, d.Decision.Slate)
+		}
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		out = append(out, s.retract(n, firstOf(by, "somebody"), why)...)
+	}
+	s.issue()
+}
