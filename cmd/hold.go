@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -204,7 +205,7 @@ func (w *waiting) until(ctx context.Context, a *app, what string, ask func(conte
 			if show {
 				fmt.Fprint(a.err, "\r\x1b[K")
 			}
-			return nil
+			return nil // also when there is nothing to be done
 		case show:
 			fmt.Fprintf(a.err, "\r\x1b[K%s: %d of %d", what, done, all)
 		}
@@ -227,7 +228,11 @@ func placed(ctx context.Context, cl *apiclient.Client, name, slate string, in []
 	if !strings.ContainsAny(slate, "?[\\") {
 		filter = "slate = " + quote(slate) // the filter's only pattern is *
 	}
-	rows, err := apiclient.All[catalog.Placement](cl.List(ctx, "placements", apiclient.Query{Filter: filter, Fields: "slate,region,root,kind,state,checkpoints"}))
+	rows, err := apiclient.All[catalog.Placement](cl.List(ctx, "placements", apiclient.Query{Filter: filter, Fields: "slate,region,root,kind,state"}))
+	if err != nil {
+		return 0, 0, err
+	}
+	pins, err := apiclient.All[catalog.Pin](cl.List(ctx, "pins", apiclient.Query{Filter: "name = " + quote(catalog.HoldName+name+":*"), Fields: "region,root"}))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -236,11 +241,8 @@ func placed(ctx context.Context, cl *apiclient.Client, name, slate string, in []
 			continue
 		}
 		all++
-		for _, c := range p.Checkpoints {
-			if strings.HasPrefix(c.Name, catalog.HoldName+name+":") {
-				done++
-				break
-			}
+		if slices.ContainsFunc(pins, func(h catalog.Pin) bool { return h.Region == p.Region && h.Root == p.Root }) {
+			done++
 		}
 	}
 	return done, all, nil
