@@ -1,10 +1,13 @@
 package watch
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"path"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -74,6 +77,7 @@ func (d *database) tellPins(checkpoints []manifest.Checkpoint) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.care.gapNotes = d.gaps(checkpoints, d.sight.TrimmedTo)
 	if d.care.of == d.sight.Incarnation {
 		d.replacePins(pins, "the checkpoint was removed")
 	}
@@ -100,9 +104,10 @@ func (s *slate) replacePins(pins map[string]catalog.Pin, whyGone string) {
 	s.pins = pins
 }
 
-// logPosition is the position of the newest entry of a log that a checkpoint
-// contains; nil: there is none, or it cannot be told now.
-func (d *database) logPosition(ctx context.Context, checkpoint uuid.UUID) (*uint64, error) {
+// logPositions are the position of the newest entry of a log that a checkpoint
+// contains, and how far the log was cut then; nil: there is none, or it cannot
+// be told now.
+func (d *database) logPositions(ctx context.Context, checkpoint uuid.UUID) (head, trimmed *uint64, err error) {
 	store := &dear{eyes: d.w.tend, left: maxLogRequests}
 	var log opendata.LogState
 	r, err := slatedb.OpenReader(ctx, store, d.root, slatedb.ReaderOptions{Checkpoint: checkpoint.String()})
@@ -112,13 +117,48 @@ func (d *database) logPosition(ctx context.Context, checkpoint uuid.UUID) (*uint
 	_, damaged := errors.AsType[*slatedb.ObjectError](err)
 	switch {
 	case err != nil && !errors.Is(err, errDear) && (!damaged || bucketWide(err)):
-		return nil, err
+		return nil, nil, err
 	case err != nil:
-		d.w.log.Debug("the position of a log's checkpoint is unknown", "slate", d.root, "checkpoint", checkpoint, "err", err)
-		return nil, nil
+		d.w.log.Debug("the positions of a log's checkpoint are unknown", "slate", d.root, "checkpoint", checkpoint, "err", err)
+		return nil, nil, nil
 	}
-	if head, ok := log.Head(); ok {
-		return &head, nil
+	if n, ok := log.Head(); ok {
+		head = &n
 	}
-	return nil, nil
+	if n, ok := log.TrimmedTo(); ok {
+		trimmed = &n
+	}
+	return head, trimmed, nil
+}
+
+// gaps are the stretches of a log that its owner has cut and that no hold of
+// ours contains: between two of them, and between the last and the log itself.
+func (d *database) gaps(checkpoints []manifest.Checkpoint, now *uint64) []catalog.Finding {
+	type held struct {
+		id string
+		*hold
+	}
+	var ours []held
+	for _, cp := range checkpoints {
+		if h := d.care.holds[cp.ID]; isOurs(cp) && h.domain == domainLog && h.position != nil {
+			ours = append(ours, held{cp.ID.String(), h})
+		}
+	}
+	slices.SortFunc(ours, func(a, b held) int { return cmp.Or(cmp.Compare(*a.position, *b.position), cmp.Compare(a.id, b.id)) })
+	var found []catalog.Finding
+	for i, h := range ours {
+		cut, next := now, "the log itself"
+		if i+1 < len(ours) {
+			cut, next = ours[i+1].trimmed, "hold "+ours[i+1].id
+		}
+		if cut != nil && *cut > *h.position {
+			found = append(found, catalog.Finding{
+				Code: string(catalog.CodeHistoryGap), Object: h.id,
+				What: fmt.Sprintf("the log was cut up to %d; hold %s ends at %d, and %s begins after the cut: what lies between is in neither", *cut, h.id, *h.position, next),
+				Who:  "whoever has to read on from a position between them, in this region",
+				Cure: "nothing is lost that another region has archived: see quarry explain trim; the older hold stays until all of it is",
+			})
+		}
+	}
+	return found
 }

@@ -35,6 +35,7 @@ type hub struct {
 	regs       map[string]catalog.Registration
 	leases     map[string]catalog.Lease
 	permits    map[string]*catalog.Permit
+	pins       map[string]catalog.Pin
 	gone       map[string]string // withdrawn, and why
 	health     Health
 	ready      bool
@@ -49,7 +50,7 @@ type hub struct {
 func newHub() *hub {
 	return &hub{
 		sights: map[string]catalog.Sighting{}, points: map[string]catalog.RestorePoint{}, finds: map[string]catalog.Finding{},
-		regs: map[string]catalog.Registration{}, leases: map[string]catalog.Lease{}, permits: map[string]*catalog.Permit{}, gone: map[string]string{},
+		regs: map[string]catalog.Registration{}, leases: map[string]catalog.Lease{}, permits: map[string]*catalog.Permit{}, pins: map[string]catalog.Pin{}, gone: map[string]string{},
 		known: true, changed: make(chan struct{}),
 	}
 }
@@ -78,6 +79,8 @@ func (h *hub) Set(f catalog.Fact) {
 		h.leases[f.Key] = *f.Lease
 	case catalog.FactPermit:
 		h.permits[f.Key] = f.Permit
+	case catalog.FactHold:
+		h.pins[f.Key] = *f.Pin
 	}
 }
 
@@ -98,6 +101,8 @@ func (h *hub) Withdraw(kind catalog.FactKind, key, why string) {
 		delete(h.leases, key)
 	case catalog.FactPermit:
 		delete(h.permits, key)
+	case catalog.FactHold:
+		delete(h.pins, key)
 	}
 }
 

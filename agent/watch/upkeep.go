@@ -38,7 +38,7 @@ type care struct {
 	logNext                                                time.Time
 	begun                                                  bool
 	holds                                                  map[uuid.UUID]*hold
-	boundaryNotes, verifyNotes                             []catalog.Finding
+	boundaryNotes, verifyNotes, gapNotes                   []catalog.Finding
 	exam                                                   exam
 	// unscreened is a listing that was not looked through yet; untold what one
 	// counted, until what it shows was examined.
@@ -50,6 +50,7 @@ type care struct {
 type hold struct {
 	position *uint64 // nil: it is not known
 	domain   string  // of position
+	trimmed  *uint64 // of a log: its owner had cut up to there; nil: nothing, or not known
 	bytes    uint64
 	needs    map[string]uint64 // tables, with their bytes
 	wal      [2]uint64         // after the first, up to the second
@@ -145,7 +146,7 @@ func (d *database) upkeep(ctx context.Context) (time.Duration, error) {
 
 func (d *database) tellFindings() {
 	d.mu.Lock()
-	notes := slices.Concat(d.walNotes, d.care.boundaryNotes, d.care.verifyNotes, d.care.exam.found, d.care.exam.strangers)
+	notes := slices.Concat(d.walNotes, d.care.boundaryNotes, d.care.verifyNotes, d.care.gapNotes, d.care.exam.found, d.care.exam.strangers)
 	d.mu.Unlock()
 	d.setFindings(notes)
 }
@@ -424,7 +425,7 @@ func (d *database) readHold(ctx context.Context, cp manifest.Checkpoint, domain 
 		wal: [2]uint64{m.ReplayAfterWAL, m.WALLastSeen}, state: catalog.RestoreListed,
 	}
 	if domain == domainLog {
-		h.position, err = d.logPosition(ctx, cp.ID)
+		h.position, h.trimmed, err = d.logPositions(ctx, cp.ID)
 		return h, err
 	}
 	if m.WALStoreMarked {
