@@ -158,7 +158,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 refused by a rule or a prec
 		newVersion(a), newDemo(a), newHub(a), newAgent(a),
 		newGet(a), newDescribe(a), newSummary(a), newEvents(a), newAudit(a),
 		newSlateDB(a), newCatalog(a), newRegion(a), newForget(a), newDoctor(a),
-		newApply(a), newPolicy(a), newExplain(a), newTrim(a), newHold(a), newRelease(a), newFreeze(a), newThaw(a),
+		newApply(a), newPolicy(a), newExplain(a), newTrim(a), newPrune(a), newArchives(a), newHold(a), newRelease(a), newFreeze(a), newThaw(a),
 		newApprove(a), newRefuse(a), newBreaker(a),
 		newConfig(a), newLoadgen(a),
 	)

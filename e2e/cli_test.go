@@ -108,6 +108,10 @@ func TestBadCommandLines(t *testing.T) {
 		{words("trim a --up-to -1"), 2, "--up-to"},
 		{words("trim a --dry-run --yes"), 2, "--dry-run"},
 		{words("trim a --wait --timeout 0s"), 2, "--timeout"},
+		{words("prune"), 2, "prune NAME"},
+		{words("prune a --dry-run --yes"), 2, "--dry-run"},
+		{words("prune a --wait --timeout 0s"), 2, "--timeout"},
+		{words("archives a b"), 2, "archives [NAME]"},
 		{words("breaker open"), 2, "unknown command"},
 		{words("breaker close"), 2, "--slates"},
 		{words("breaker close --slates -3 --why x"), 2, "--slates"},
@@ -252,7 +256,7 @@ func TestNoHubThere(t *testing.T) {
 	for name, at := range map[string]string{"nothing": freePort(t), "a page": page.URL, "a 404": missing.URL, "the agents' port": h.agents} {
 		for _, args := range []string{
 			"get slates", "get slates -o json", "get slates --watch", "get slates --watch -o json", "describe slate x", "describe region x",
-			"get decisions", "describe decision 1", "approve 1 --yes", "refuse 1", "trim x", "trim x --yes -o json", "breaker", "breaker close --slates 3 --why x",
+			"get decisions", "describe decision 1", "approve 1 --yes", "refuse 1", "trim x", "trim x --yes -o json", "prune x", "prune x --yes -o json", "archives", "breaker", "breaker close --slates 3 --why x",
 			"summary", "events", "events --watch", "region accept eu --yes", "forget placement x --region eu --yes",
 		} {
 			t.Run(name+": "+args, func(t *testing.T) {
@@ -290,6 +294,8 @@ func TestWhatTheHubRefuses(t *testing.T) {
 		{[]string{"get", "decisions", "77"}, 3, "77"},
 		{[]string{"approve", "77", "--yes"}, 3, "77"},
 		{[]string{"trim", "nope", "--yes"}, 3, "nope"},
+		{[]string{"prune", "nope", "--yes"}, 3, "nope"},
+		{[]string{"archives", "nope"}, 3, "nope"},
 		{[]string{"refuse", "77"}, 3, "77"},
 		{[]string{"get", "decisions", "--filter", `stage = "thought-of"`}, 2, "thought-of"},
 		{[]string{"breaker", "close", "--slates", "3", "--why", "x"}, 4, "nothing to close"},

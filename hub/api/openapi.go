@@ -42,7 +42,7 @@ func document(ops []*operation) ([]byte, error) {
 		addShape(schemas, r.typ.Shape)
 	}
 	for _, t := range []*query.Type{
-		doneType, forgetType, documentsType, appliedType, whyType, scopeType, joinType, explainedType, testedType, trimsType, auditRowType, auditHeadType, auditProblemType, breakerType, closeType, carryType, carriedType, query.TypeOf[Problem]("problems", nil, "code"),
+		doneType, forgetType, documentsType, appliedType, whyType, scopeType, joinType, explainedType, testedType, trimsType, auditRowType, auditHeadType, auditProblemType, breakerType, closeType, carryType, carriedType, pruneType, prunedType, query.TypeOf[Problem]("problems", nil, "code"),
 		query.TypeOf[catalog.Freshness]("freshness", values, "state"),
 	} {
 		addShape(schemas, t.Shape)

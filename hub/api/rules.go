@@ -123,7 +123,7 @@ func ruleOperations() []*operation {
 		body: documentsType, limit: maxDocuments, answer: ref(testedType.Shape.Name), refuses: []int{400, 403, 409, 413, 415},
 		handle: func(c *call) error { return c.testPolicies() },
 	}}
-	ops = append(append(ops, carryOperations()...), breakerOperation())
+	ops = append(append(ops, carryOperations()...), pruneOperation(), breakerOperation())
 	for _, w := range append(words, decisionWords...) {
 		ops = append(ops, &operation{
 			method: "POST", path: w.path, id: w.id, summary: w.summary, doc: w.doc, params: params, body: w.body, answer: ref(doneType.Shape.Name), refuses: refuses,
