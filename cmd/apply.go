@@ -82,6 +82,7 @@ left alone. See what a file would change before: quarry policy test -f FILE.`,
 					}
 					fmt.Fprintf(a.out, "%s %s %s, revision %d%s\n", kindText(d.Kind), d.Name, d.Change, d.Revision, would)
 				}
+				a.printWithdrawn(got.Withdrawn)
 				return nil
 			})
 		},
@@ -90,6 +91,23 @@ left alone. See what a file would change before: quarry policy test -f FILE.`,
 	c.Flags().BoolVar(&dry, "dry-run", false, "check against the hub's regions, and change nothing")
 	_ = c.MarkFlagFilename("filename", "yaml", "yml")
 	return c
+}
+
+// printWithdrawn says which permits were taken back, and what owners may have
+// done by them.
+func (a *app) printWithdrawn(all []apiclient.Withdrawal) {
+	for _, w := range all {
+		what := "stopped before it left the hub"
+		switch {
+		case w.Stage == "done" && w.TrimmedTo != nil:
+			what = fmt.Sprintf("agents had published it, and the owner has cut up to %d", *w.TrimmedTo)
+		case w.Stage == "done":
+			what = "agents had published it, and how far the owner has cut is not known"
+		case w.Decision != "":
+			what = "it was " + w.Stage + ", an agent may have published it"
+		}
+		fmt.Fprintf(a.out, "withdrawn: %s in %s up to %d (decision %s): %s\n", clean(w.Slate), w.Region, w.UpTo, shortID(w.Permit), what)
+	}
 }
 
 func kindText(kind string) string {

@@ -84,8 +84,9 @@ func (a *app) said(done apiclient.Done, err error) error {
 		return a.hubError(err)
 	}
 	return a.printObject(done, func() error {
-		_, err := fmt.Fprintln(a.out, done.What)
-		return err
+		fmt.Fprintln(a.out, clean(done.What))
+		a.printWithdrawn(done.Withdrawn)
+		return nil
 	})
 }
 

@@ -3,12 +3,16 @@ package cmd
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/quarry-db/quarry/hub/state"
 	"github.com/quarry-db/quarry/pkg/apiclient"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
@@ -55,6 +59,7 @@ type slateDescription struct {
 	Placements    []catalog.Placement    `json:"placements"`
 	RestorePoints []catalog.RestorePoint `json:"restore_points"`
 	Findings      []catalog.Finding      `json:"findings"`
+	Trims         []state.Explanation    `json:"trims"` // one of each lineage
 	Events        []catalog.Event        `json:"events"`
 }
 
@@ -85,6 +90,9 @@ func (a *app) describeSlate(ctx context.Context, name string) error {
 	if d.Events, err = lastEvents(ctx, a, cl, q); err != nil {
 		return err
 	}
+	if d.Trims, err = a.trimsOf(ctx, cl, name, d.Placements); err != nil {
+		return err
+	}
 	return a.printObject(d, func() error {
 		fmt.Fprintf(a.out, "%s\n", a.colour("1", clean(name)))
 		lineages := map[string]bool{}
@@ -95,11 +103,46 @@ func (a *app) describeSlate(ctx context.Context, name string) error {
 		if len(lineages) > 1 {
 			fmt.Fprintf(a.out, "\nThese placements are of %d lineages: equal names, but not copies of one database.\nTheir positions cannot be compared.\n", len(lineages))
 		}
+		for i := range d.Trims {
+			if e := &d.Trims[i]; e.Policy.Name == "" && len(e.Published)+len(e.UnderWay) == 0 {
+				continue // no policy speaks of it
+			}
+			fmt.Fprintln(a.out)
+			if err := a.printExplanation(&d.Trims[i]); err != nil {
+				return err
+			}
+		}
 		a.printFindings(d.Findings)
 		a.printEvents(d.Events)
 		a.printStale(answer)
 		return nil
 	})
+}
+
+// trimsOf gives the verdict on each database that goes by a name: one of each
+// lineage, asked for by a region where it is.
+func (a *app) trimsOf(ctx context.Context, cl *apiclient.Client, name string, placed []catalog.Placement) ([]state.Explanation, error) {
+	out, seen := []state.Explanation{}, map[string]bool{}
+	for i := range placed {
+		p := &placed[i]
+		if seen[p.Lineage+"\x00"+p.PositionDomain] {
+			continue
+		}
+		seen[p.Lineage+"\x00"+p.PositionDomain] = true
+		var e state.Explanation
+		switch err := cl.Explain(ctx, "trim", name, p.Region, &e); {
+		case err == nil:
+			if !slices.ContainsFunc(out, func(o state.Explanation) bool { return o.Lineage == e.Lineage && o.PositionDomain == e.PositionDomain }) {
+				out = append(out, e)
+			}
+		case errors.Is(err, fs.ErrNotExist): // it went meanwhile
+		default:
+			if problem, ok := errors.AsType[*apiclient.Problem](err); !ok || problem.Code != "several-lineages" {
+				return nil, a.hubError(err)
+			}
+		}
+	}
+	return out, nil
 }
 
 func lastEvents(ctx context.Context, a *app, cl *apiclient.Client, filter string) ([]catalog.Event, error) {

@@ -103,10 +103,43 @@ func (a *app) printExplanation(e *state.Explanation) error {
 	if e.Since != nil {
 		fmt.Fprintf(a.out, "  blocked since %s (%s)\n", e.Since.Format(time.RFC3339), age(*e.Since))
 	}
+	a.printActed(e)
 	for _, r := range e.Reasons {
 		fmt.Fprintf(a.out, "%s: %s\n", a.colour("33", string(r.Code)), clean(r.Message))
 	}
 	return nil
+}
+
+// printActed says what lies in the buckets for owners to follow, and what is
+// being done.
+func (a *app) printActed(e *state.Explanation) {
+	for i := range e.Published {
+		p := &e.Published[i]
+		if p.UpTo == nil {
+			fmt.Fprintf(a.out, "  permit %d in %s is withdrawn\n", p.Number, p.Region)
+			continue
+		}
+		until := "until " + p.NotAfter.UTC().Format(time.RFC3339)
+		if p.Over {
+			until = "ended " + age(p.NotAfter) + " ago"
+		}
+		cut := "what was cut is not known"
+		if p.TrimmedTo != nil {
+			cut = fmt.Sprintf("cut up to %d", *p.TrimmedTo)
+		}
+		fmt.Fprintf(a.out, "  permit %d in %s: up to %d, %s; %s\n", p.Number, p.Region, *p.UpTo, until, cut)
+	}
+	for i := range e.UnderWay {
+		d := &e.UnderWay[i]
+		up := ""
+		if d.Position != nil {
+			up = fmt.Sprintf(" up to %d", *d.Position)
+		}
+		fmt.Fprintf(a.out, "  decision %s by %s: %s%s in %s is %s\n", shortID(d.ID), clean(d.By), d.Verb, up, d.Region, d.Stage)
+		for _, w := range d.Waiting {
+			fmt.Fprintf(a.out, "    %s\n", clean(w))
+		}
+	}
 }
 
 func (a *app) headline(e *state.Explanation) string {

@@ -2,7 +2,6 @@ package cmd
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -59,13 +58,7 @@ func (a *app) newScoped(verb, short, long string, do func(ctx context.Context, c
 				return err
 			}
 			done, err := do(c.Context(), cl, scope, why)
-			if err != nil {
-				return a.hubError(err)
-			}
-			return a.printObject(done, func() error {
-				_, err := fmt.Fprintln(a.out, done.What)
-				return err
-			})
+			return a.said(done, err)
 		},
 	}
 	c.Flags().StringVar(&region, "region", "", "only this region")

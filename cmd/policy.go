@@ -98,13 +98,7 @@ func newPolicyRemove(a *app) *cobra.Command {
 				return err
 			}
 			done, err := cl.RemovePolicy(c.Context(), args[0], why, "", false)
-			if err != nil {
-				return a.hubError(err)
-			}
-			return a.printObject(done, func() error {
-				_, err := fmt.Fprintln(a.out, done.What)
-				return err
-			})
+			return a.said(done, err)
 		},
 	}
 	whyFlag(c, &why)

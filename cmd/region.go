@@ -27,13 +27,7 @@ becomes one of those.`,
 				return err
 			}
 			done, err := cl.JoinRegion(c.Context(), args[0], as, "", false)
-			if err != nil {
-				return a.hubError(err)
-			}
-			return a.printObject(done, func() error {
-				_, err := fmt.Fprintln(a.out, done.What)
-				return err
-			})
+			return a.said(done, err)
 		},
 	}
 	c.Flags().BoolVar(&active, "active", false, "make a joining region active")
@@ -63,13 +57,7 @@ quarry region join NAME --active takes it back.
 				return err
 			}
 			done, err := cl.RetireRegion(c.Context(), args[0], why, "", false)
-			if err != nil {
-				return a.hubError(err)
-			}
-			return a.printObject(done, func() error {
-				_, err := fmt.Fprintln(a.out, done.What)
-				return err
-			})
+			return a.said(done, err)
 		},
 	}
 	whyFlag(c, &why)

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/quarry-db/quarry/hub/state"
 	"github.com/quarry-db/quarry/pkg/apiclient"
+	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
 func newSummary(a *app) *cobra.Command {
@@ -46,7 +48,12 @@ func newSummary(a *app) *cobra.Command {
 			case !errors.Is(err, fs.ErrNotExist): // a hub of before there were policies
 				return a.hubError(err)
 			}
-			return a.printObject(map[string]any{"groups": groups, "trims": trims, "as_of": fresh.AsOf, "unreachable": orEmpty(fresh.Unreachable)}, func() error {
+			stages, breaker, err := a.decisionSums(c.Context(), cl)
+			if err != nil {
+				return err
+			}
+			return a.printObject(map[string]any{"groups": groups, "trims": trims, "decisions": stages, "breaker": breaker, "as_of": fresh.AsOf, "unreachable": orEmpty(fresh.Unreachable)}, func() error {
+				a.printDecisionSums(stages, breaker)
 				if len(groups) == 0 {
 					fmt.Fprintln(a.err, "Nothing to count: no placements match.")
 					return nil
@@ -83,6 +90,55 @@ func newSummary(a *app) *cobra.Command {
 	c.Flags().StringVar(&filter, "filter", "", "only rows that match this expression")
 	c.Flags().DurationVar(&requireFresh, "require-fresh", 0, "fail (exit code 7) when a region is older than this, such as 30s")
 	return c
+}
+
+// decisionSums counts decisions by their stage, and says how the breaker stands.
+func (a *app) decisionSums(ctx context.Context, cl *apiclient.Client) (map[string]uint64, catalog.BreakerRow, error) {
+	stages, breaker := map[string]uint64{}, catalog.BreakerRow{}
+	groups, _, err := cl.Summarize(ctx, "decisions", "stage", apiclient.Query{})
+	if err == nil {
+		err = cl.Breaker(ctx, &breaker)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // a hub of before there were decisions
+		return stages, breaker, nil
+	}
+	for _, g := range groups {
+		if n, ok := g["count"].(json.Number); ok {
+			stages[fmt.Sprint(g["stage"])], _ = strconv.ParseUint(n.String(), 10, 64)
+		}
+	}
+	return stages, breaker, a.hubError(err)
+}
+
+// printDecisionSums says first what waits for people: an open breaker, and
+// decisions that need another person.
+func (a *app) printDecisionSums(stages map[string]uint64, b catalog.BreakerRow) {
+	lines := 0
+	say := func(format string, args ...any) {
+		lines++
+		fmt.Fprintf(a.out, format+"\n", args...)
+	}
+	if b.Open {
+		say("%s since %s: %s; see `quarry breaker`", a.colour("31", "breaker-open"), b.Since.UTC().Format(time.RFC3339), clean(b.Why))
+	}
+	count := func(of ...catalog.Stage) (n uint64) {
+		for _, s := range of {
+			n += stages[string(s)]
+		}
+		return n
+	}
+	if n := count(catalog.StageProposed); n > 0 {
+		say("%s for approval; see `quarry get decisions --filter 'stage = \"proposed\"'`", plural(int(n), "decision")+map[bool]string{true: " waits", false: " wait"}[n == 1])
+	}
+	if n := count(catalog.StageApproved, catalog.StageSent, catalog.StageClaimed); n > 0 {
+		say("%s under way", plural(int(n), "decision"))
+	}
+	if n := count(catalog.StageFailed, catalog.StageNotEffective); n > 0 {
+		say("%s without effect; see `quarry get decisions --filter 'stage = \"failed\" OR stage = \"not-effective\"'`", plural(int(n), "decision"))
+	}
+	if lines > 0 {
+		fmt.Fprintln(a.out)
+	}
 }
 
 // printTrims says below the counts what may be trimmed and what waits, when any

@@ -95,6 +95,7 @@ func TestAPersonTrimsAndSeesWhatCameOfIt(t *testing.T) {
 		t.Errorf("once more: exit %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
 
+	w.settled(t, "")
 	all := w.settled(t, `verb = "permit" AND slate = "archive/0"`)
 	if len(all) != 3 {
 		t.Errorf("one permit in each region: %+v", all)
@@ -125,6 +126,14 @@ func TestAPersonTrimsAndSeesWhatCameOfIt(t *testing.T) {
 	}
 	if o := w.cli(t, "refuse", d.ID); o.code != 4 || !strings.Contains(o.stderr, "is done") {
 		t.Errorf("nor refused: exit %d %s", o.code, o.stderr)
+	}
+	for _, args := range [][]string{{"explain", "trim", "archive/0"}, {"describe", "slate", "archive/0"}, {"trim", "archive/0"}} {
+		if o := w.cli(t, args...); o.code != 0 || !strings.Contains(o.stdout, "permit 1 in us: up to 425, until 20") || !strings.Contains(o.stdout, "permit 1 in ap: up to 425") {
+			t.Errorf("%q shows no permits: exit %d\n%s%s", args, o.code, o.stdout, o.stderr)
+		}
+	}
+	if o := w.cli(t, "summary", "-o", "json"); o.code != 0 || !strings.Contains(o.stdout, `"done": 6`) {
+		t.Errorf("summary counts decisions: exit %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
 	if o := w.cli(t, "breaker"); o.code != 0 || o.stdout != "closed; it was never open\n" {
 		t.Errorf("exit %d: %q", o.code, o.stdout)

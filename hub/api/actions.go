@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/quarry-db/quarry/hub/query"
+	"github.com/quarry-db/quarry/hub/state"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
@@ -23,6 +24,8 @@ type Done struct {
 	Done bool   `json:"done" doc:"false: validate_only, it would be done."`
 	What string `json:"what" doc:"One sentence."`
 	By   string `json:"by" doc:"Whom the record names."`
+	// Withdrawn is of what narrows: removing a policy, a freeze.
+	Withdrawn []state.Withdrawal `json:"withdrawn,omitempty" doc:"Permits that are forbidden by it from now on, with how far agents had carried them out."`
 }
 
 // ForgetRequest names a missing placement to forget.

@@ -116,7 +116,7 @@ func refusedByRules(err error) *Problem {
 		return problem(http.StatusConflict, CodePlanExpired, "plan", "", "%v", err)
 	case errors.Is(err, state.ErrBreaker):
 		return problem(http.StatusConflict, CodeBreakerOpen, "", "see quarry breaker", "%v", err)
-	case errors.Is(err, state.ErrStage), errors.Is(err, state.ErrSamePerson), errors.Is(err, state.ErrQuota), errors.Is(err, state.ErrNoBreaker):
+	case errors.Is(err, state.ErrStage), errors.Is(err, state.ErrSamePerson), errors.Is(err, state.ErrQuota), errors.Is(err, state.ErrNoBreaker), errors.Is(err, state.ErrBreakerCount):
 		return problem(http.StatusConflict, CodeRefused, "", "", "%v", err)
 	case errors.Is(err, errors.ErrUnsupported):
 		return problem(http.StatusBadRequest, CodeBadParameter, "", "", "%v", err)

@@ -82,6 +82,12 @@ func TestATrimIsPlannedAndCarriedOut(t *testing.T) {
 	if len(got.Decisions) != 3 || got.Decisions[0].ID != before[0].ID {
 		t.Errorf("%+v", got.Decisions)
 	}
+	// What narrows says which of it agents had: they may have published it.
+	var applied AppliedDocuments
+	ask(t, s, "POST", "/v1/documents:apply", documentsBody(aHold)).json(t, &applied)
+	if len(applied.Withdrawn) != 3 || applied.Withdrawn[0].Slate != "archive/0" || applied.Withdrawn[0].UpTo != 70 || applied.Withdrawn[0].Stage != catalog.StageSent || applied.Withdrawn[0].Decision == "" {
+		t.Errorf("%+v", applied.Withdrawn)
+	}
 	ask(t, s, "POST", "/v1/slates/nobody:trim", `{}`).problem(t, 404, CodeNotFound)
 	ask(t, s, "POST", path, `{"upto":70}`).problem(t, 400, CodeBadBody)
 }

@@ -12,7 +12,7 @@ import (
 
 // CloseBreakerRequest is a person's word that deciding may go on.
 type CloseBreakerRequest struct {
-	Slates uint64 `json:"slates" doc:"How many slates are meant to be touched, as the breaker says it: whoever closes it has seen the count."`
+	Slates uint64 `json:"slates" doc:"How many slates are meant to be touched at once, as the breaker says it: another number is refused. For a while so many may be. 0: none is meant, and what is too much opens it again."`
 	Why    string `json:"why,omitempty" doc:"For the record."`
 }
 
@@ -84,8 +84,11 @@ var decisionWords = []wording{
 			if err != nil {
 				return nil, "", err
 			}
-			if !v.Breaker().Open {
+			switch b := v.Breaker(); {
+			case !b.Open:
 				err = state.ErrNoBreaker
+			case req.Slates != 0 && req.Slates != b.Slates:
+				err = fmt.Errorf("%d are meant, %d would be touched: look again at what asks for them: %w", req.Slates, b.Slates, state.ErrBreakerCount)
 			}
 			return state.CloseBreaker{By: by, Why: req.Why, Slates: req.Slates}, "the breaker is closed", err
 		}},

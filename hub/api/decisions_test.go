@@ -132,12 +132,12 @@ func TestTheBreakerIsShownAndClosedByAPerson(t *testing.T) {
 	_, s := serve(t, f, Options{})
 	f.propose(t, "sam", 0, "a")
 	ask(t, s, "POST", "/v1/breaker:close", `{"slates":40}`).problem(t, 409, CodeRefused)
-	if err := f.step(state.TripBreaker{By: "hub", Why: "40 of 40 slates"}); err != nil {
+	if err := f.step(state.TripBreaker{By: "hub", Why: "40 of 40 slates", Slates: 40}); err != nil {
 		t.Fatal(err)
 	}
 	var b catalog.BreakerRow
 	get(t, s, "/v1/breaker").json(t, &b)
-	if !b.Open || b.Why != "40 of 40 slates" || b.Since == nil {
+	if !b.Open || b.Why != "40 of 40 slates" || b.Since == nil || b.Slates != 40 {
 		t.Errorf("%+v", b)
 	}
 	if err := f.step(state.Tick{}); err != nil {
@@ -146,12 +146,25 @@ func TestTheBreakerIsShownAndClosedByAPerson(t *testing.T) {
 	if w := strings.Join(f.decided(0).Waiting, "|"); !strings.Contains(w, "breaker-open: 40 of 40 slates") {
 		t.Errorf("what waits for the breaker says so: %q", w)
 	}
+	// Whoever closes it has seen the count.
+	for _, query := range []string{"", "?validate_only=true"} {
+		p := ask(t, s, "POST", "/v1/breaker:close"+query, `{"slates":39,"why":"meant"}`).problem(t, 409, CodeRefused)
+		if !strings.Contains(p.Detail, "39 are meant, 40 would be touched") {
+			t.Errorf("%+v", p)
+		}
+	}
+	var done Done
+	ask(t, s, "POST", "/v1/breaker:close", `{"slates":40,"why":"meant"}`, as("kim")...).json(t, &done)
+	b = catalog.BreakerRow{}
+	if get(t, s, "/v1/breaker").json(t, &b); !done.Done || b.Open || b.By != "kim" || b.Why != "meant" {
+		t.Errorf("%+v, %+v", done, b)
+	}
 	types := []string{}
 	events, _ := f.ruler.View().Events(0, 0)
 	for _, e := range events {
 		types = append(types, e.Type)
 	}
-	if got := strings.Join(types, " "); got != "decision-proposed breaker-open" {
+	if got := strings.Join(types, " "); got != "decision-proposed breaker-open breaker-closed" {
 		t.Errorf("events: %s", got)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/quarry-db/quarry/hub/query"
+	"github.com/quarry-db/quarry/hub/state"
 )
 
 // operation is one thing the API can be asked. The same table routes requests
@@ -121,6 +122,8 @@ type call struct {
 	name  string // of the path's {name}, decoded
 	query url.Values
 	body  []byte // checked against the operation's type by [call.read]
+	// withdrawn is what a command that narrows has withdrawn.
+	withdrawn []state.Withdrawal
 }
 
 // ServeHTTP routes a request, checks what all requests have in common, and

@@ -26,6 +26,8 @@ type AppliedDocuments struct {
 	Done    bool             `json:"done" doc:"false: validate_only, it would be done."`
 	By      string           `json:"by" doc:"Whom the record names."`
 	Changes []regions.Change `json:"changes" doc:"What became of each document, in the file's order by kind."`
+	// Withdrawn is empty in a dry run: what would be withdrawn is the loop's to say.
+	Withdrawn []state.Withdrawal `json:"withdrawn" doc:"Permits that the documents forbid from now on, with how far agents had carried them out. Empty with validate_only."`
 }
 
 // WhyRequest says why something is done.
@@ -150,7 +152,7 @@ var words = []wording{
 				return nil, "", err
 			}
 			_, err = v.Rules().RemovePolicy(c.name)
-			return state.RemovePolicy{Name: c.name, By: by, Why: req.Why}, fmt.Sprintf("policy %s is removed", c.name), err
+			return state.RemovePolicy{Name: c.name, By: by, Why: req.Why, Withdrawn: &c.withdrawn}, fmt.Sprintf("policy %s is removed", c.name), err
 		}},
 	{"/v1/holds/{name}:release", "release_hold", "End a hold", "A legal hold needs the word of two people: the first is remembered.", whyType,
 		func(c *call, v *view.View, by string) (state.Command, string, error) {
@@ -172,7 +174,7 @@ var words = []wording{
 				return nil, "", err
 			}
 			_, err = v.Rules().Frozen(regions.Freeze{Scope: req.Scope})
-			return state.Freeze{Scope: req.Scope, By: by, Why: req.Why}, req.Scope + " is frozen", err
+			return state.Freeze{Scope: req.Scope, By: by, Why: req.Why, Withdrawn: &c.withdrawn}, req.Scope + " is frozen", err
 		}},
 	{"/v1/freezes:thaw", "thaw", "End a freeze", "Of exactly that scope; others stay.", scopeType,
 		func(c *call, v *view.View, by string) (state.Command, string, error) {
@@ -248,7 +250,7 @@ func (c *call) word(do func(*call, *view.View, string) (state.Command, string, e
 		if err != nil {
 			return nil, c.refusal(err)
 		}
-		return doneType.AppendJSON(nil, &Done{Done: !c.dry(), What: what, By: by}, nil), nil
+		return doneType.AppendJSON(nil, &Done{Done: !c.dry(), What: what, By: by, Withdrawn: c.withdrawn}, nil), nil
 	})
 }
 
@@ -268,11 +270,11 @@ func (c *call) apply() error {
 		if err != nil {
 			return nil, err
 		}
-		out := AppliedDocuments{Done: !c.dry(), By: by}
+		out := AppliedDocuments{Done: !c.dry(), By: by, Withdrawn: []state.Withdrawal{}}
 		if c.dry() {
 			_, out.Changes, err = v.Rules().Apply(docs, setOf(v), by, c.o.Now())
 		} else {
-			err = c.src.Do(c.r.Context(), state.ApplyDocuments{Documents: docs, By: by, Changes: &out.Changes})
+			err = c.src.Do(c.r.Context(), state.ApplyDocuments{Documents: docs, By: by, Changes: &out.Changes, Withdrawn: &out.Withdrawn})
 		}
 		if err != nil {
 			return nil, c.refusal(err)

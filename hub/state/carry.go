@@ -111,6 +111,7 @@ func planTrim(sub *Subject, v *view.View, upTo *uint64, permitFor time.Duration,
 	rules := v.Rules()
 	sub.rule(rules, now)
 	p := &CarryPlan{Explanation: *sub.explain(rules, v.Term(), now), Steps: []CarryStep{}, Strands: []Strand{}, sub: sub}
+	p.acted(sub, v, now)
 	if p.Action != plan.Permit {
 		if upTo != nil {
 			return p, &Refused{fmt.Sprintf("%s is not trimmed up to %d", sub.Name, *upTo), p.Reasons}

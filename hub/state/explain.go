@@ -31,6 +31,9 @@ type Explanation struct {
 	Plan      string      `json:"plan" doc:"Names the evidence: the same evidence under the same rules gives the same plan."`
 	Term      uint64      `json:"term" doc:"Number of the hub's right to decide; 0: this hub does not decide."`
 	AsOf      time.Time   `json:"evaluated_at" doc:"Hub's clock."`
+	// What was done about it, and what is being done.
+	Published []Published `json:"published" doc:"The permits that lie in the regions' buckets."`
+	UnderWay  []UnderWay  `json:"under_way" doc:"Decisions about the slate that are not at their end, the newest first."`
 }
 
 // PolicyRef names a policy as it was at a revision.
@@ -52,7 +55,9 @@ func ExplainTrim(v *view.View, name, region string, now time.Time) (*Explanation
 	if err != nil {
 		return nil, err
 	}
-	return s.explain(v.Rules(), v.Term(), now), nil
+	e := s.explain(v.Rules(), v.Term(), now)
+	e.acted(s, v, now)
+	return e, nil
 }
 
 // subjectOf finds the one slate that a name means; see [ExplainTrim].

@@ -266,6 +266,8 @@ type Done struct {
 	Done bool   `json:"done"` // false: only checked
 	What string `json:"what"`
 	By   string `json:"by"`
+	// Withdrawn are permits that are forbidden by it from now on.
+	Withdrawn []Withdrawal `json:"withdrawn,omitempty"`
 }
 
 // Accept says that a region is right as it is now. dry only checks. key makes

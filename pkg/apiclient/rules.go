@@ -22,6 +22,19 @@ type Applied struct {
 	Done    bool             `json:"done"` // false: only checked
 	By      string           `json:"by"`
 	Changes []DocumentChange `json:"changes"`
+	// Withdrawn are the permits that the documents forbid from now on.
+	Withdrawn []Withdrawal `json:"withdrawn"`
+}
+
+// Withdrawal is a permit that may not be any more.
+type Withdrawal struct {
+	Slate     string  `json:"slate"`
+	Region    string  `json:"region"`
+	Permit    string  `json:"permit"`     // the decision that had permitted it
+	Stage     string  `json:"stage"`      // how far that had come; done: an owner may have acted by it
+	UpTo      uint64  `json:"up_to"`      // inclusive
+	TrimmedTo *uint64 `json:"trimmed_to"` // nil: not known
+	Decision  string  `json:"decision"`   // that withdraws it; empty: it had not left the hub
 }
 
 // Apply puts the policies and holds of a file in force, all of them or none;
