@@ -256,6 +256,12 @@ func (s *State) Waiting(d *Decided) []string {
 		out = append(out, "region-stale: "+d.Decision.Region+" was not heard since this hub decides; check its agent")
 	case len(s.deciders(r)) == 0:
 		out = append(out, "region-stale: no agent of "+r.name+" that understands decisions is connected")
+	case !s.obeyed(r):
+		out = append(out, "another-ledger: "+r.name+" obeys another ledger; if this hub is to be obeyed there, start its agents with --ledger "+s.office.Ledger)
+	case r.mismatch != "":
+		out = append(out, "region-reset: "+r.mismatch)
+	case r.blind != "":
+		out = append(out, "region-blind: "+r.blind)
 	}
 	if s.dec.breaker.Open {
 		out = append(out, "breaker-open: "+s.dec.breaker.Why)
