@@ -29,20 +29,31 @@ type check struct {
 func newDoctor(a *app) *cobra.Command {
 	var url string
 	var readOnly bool
+	var verbs, prefixes []string
 	c := &cobra.Command{
-		Use:   "doctor --bucket URL",
+		Use:   "doctor --bucket URL [--allow VERBS]",
 		Short: "Check a bucket: rights, create-if-absent, clock",
 		Long: `Tries on the bucket itself what an agent needs: list, read, create-if-absent (on an object
 it wrote and on one it listed), delete of its own probe, and how far the store's clock is
 from this machine's. Its probes lie below .quarry/ and are removed. With --read-only
-nothing is written.`,
+nothing is written.
+
+With --allow it tries what these verbs of an agent need besides, below a folder of its own
+in each prefix of --discover: never in a slate. What could not be tried it says.`,
+		Example: `  quarry doctor --bucket s3://eu-slates
+  quarry doctor --bucket s3://eu-slates --allow hold,release,prune --discover dbs,archive`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := a.checkOutput(); err != nil {
 				return err
 			}
+			allow, err := verbsOf(verbs)
+			if err != nil {
+				return err
+			}
 			return withBucket(c.Context(), url, func(b *bucket.Bucket) error {
 				checks := examine(c.Context(), b, readOnly)
+				checks = append(checks, examineVerbs(c.Context(), b, allow, prefixes, readOnly)...)
 				if err := c.Context().Err(); err != nil {
 					return err
 				}
@@ -67,6 +78,8 @@ nothing is written.`,
 	}
 	c.Flags().StringVar(&url, "bucket", "", "URL of the region's bucket")
 	c.Flags().BoolVar(&readOnly, "read-only", false, "write nothing")
+	c.Flags().StringSliceVar(&verbs, "allow", nil, "also try the rights that these verbs need, such as hold,release,prune")
+	c.Flags().StringSliceVar(&prefixes, "discover", []string{""}, "prefixes where the slates are, as of the agent; empty: the whole bucket")
 	return c
 }
 

@@ -60,6 +60,18 @@ func TestDoctorOnFolders(t *testing.T) {
 		t.Errorf("--read-only: %v", got)
 	}
 
+	// What verbs need on slates is tried where no slate is.
+	if got := doctorSays(t, nil, 0, "--bucket", "file://"+dir, "--allow", "hold,prune,permit", "--discover", "dbs,archive/"); !got["hold, release"] || !got["prune: pointer"] || !got["prune: delete"] || !got["permit"] || len(got) != 10 {
+		t.Errorf("--allow: %v", got)
+	}
+	if left := tree(t, dir); len(left) != 0 {
+		t.Errorf("doctor --allow left %v", left)
+	}
+	if got := doctorSays(t, nil, 0, "--bucket", "file://"+dir, "--allow", "hold", "--read-only"); got["slates"] || len(got) != 3 {
+		t.Errorf("--allow --read-only: %v", got)
+	}
+	wrong{[]string{"doctor", "--bucket", "file://" + dir, "--allow", "everything"}, 2, "everything"}.refused(t)
+
 	// Read-only for the one who asks: an agent can work there, and is told
 	// what it cannot keep. Root may write everywhere, so somebody else asks.
 	open, err := os.MkdirTemp("", "quarry-doctor")
@@ -94,6 +106,9 @@ func TestDoctorOnFolders(t *testing.T) {
 	if out, code := ask("doctor", "--bucket", "file://"+theirs); code != 0 || !strings.Contains(out, "warn  write .quarry/") || !strings.Contains(out, "cannot keep") {
 		t.Errorf("a read-only folder: exit %d\n%s", code, out)
 	}
+	if out, code := ask("doctor", "--bucket", "file://"+theirs, "--allow", "hold,prune"); code != 5 || !strings.Contains(out, "FAIL  hold, release") || !strings.Contains(out, "FAIL  prune: pointer") || !strings.Contains(out, "warn  prune: delete") {
+		t.Errorf("a read-only folder cannot be held or pruned: exit %d\n%s", code, out)
+	}
 	if out, code := ask("catalog", "register", "--bucket", "file://"+theirs, "--name", "a", "--root", "b"); code != 5 || strings.Count(out, "\n") != 1 {
 		t.Errorf("register without the right to write: exit %d: %s", code, out)
 	}
@@ -118,6 +133,9 @@ func TestDoctorOnS3(t *testing.T) {
 	}
 	if out := must(t, env, "doctor", "--bucket", url); strings.Contains(out, "FAIL") || strings.Contains(out, "warn") {
 		t.Errorf("twice:\n%s", out)
+	}
+	if got := doctorSays(t, env, 0, "--bucket", url, "--allow", "hold,release,prune"); !got["hold, release"] || !got["prune: pointer"] || !got["prune: delete"] || got["probes"] {
+		t.Errorf("--allow: %v", got)
 	}
 	gone := s3.URL("nobody")
 	wrong{[]string{"catalog", "list", "--bucket", gone}, 3, "nobody"}.refused(t, env...)
