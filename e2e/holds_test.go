@@ -396,3 +396,32 @@ func TestHolds_ARestorePointIsMadeWhenTheArchiveIsBehind(t *testing.T) {
 	}
 	p.Op("close", "db")
 }
+
+// An archive that only its owner can write and that falls behind is told, with
+// what to run; with block it holds the cut back.
+func TestHolds_AnArchiveThatIsBehindIsTold(t *testing.T) {
+	w := startThreeMoments(t)
+	w.apply(t, archives("{require: {all: true}, maxLag: {positions: 100, then: request-snapshot}}"))
+	e := w.permits(t, "archive/0", 425, "us")
+	if us := e.Regions[2]; len(us.Reasons) != 1 || us.Reasons[0].Code != "region-lagging" || !strings.Contains(us.Reasons[0].Message, "206 positions behind") ||
+		!strings.Contains(us.Reasons[0].Message, "restatectl snapshots create") {
+		t.Errorf("%v", e)
+	}
+	eventually(t, 30*time.Second, "the events say so, once", func() error {
+		o := w.cli(t, "events", "--filter", `slate = "archive/0"`, "-o", "json")
+		if strings.Count(o.stdout, `"snapshot-wanted"`) != 1 || strings.Count(o.stdout, `"region-lagging"`) != 1 {
+			return errors.New(o.stdout)
+		}
+		return nil
+	})
+	w.apply(t, archives("{require: {atLeast: 1}, maxLag: {positions: 100, then: block}}"))
+	w.waits(t, "archive/0", "region-lagging")
+	w.apply(t, archives("{require: {atLeast: 1}, maxLag: {positions: 300, then: block}}"))
+	w.permits(t, "archive/0", 631, "eu")
+	eventually(t, 30*time.Second, "it is not behind any more", func() error {
+		if o := w.cli(t, "events", "--filter", `slate = "archive/0"`, "-o", "json"); strings.Count(o.stdout, `"region-caught-up"`) != 1 {
+			return errors.New(o.stdout)
+		}
+		return nil
+	})
+}

@@ -137,6 +137,8 @@ func planTrim(sub *Subject, v *view.View, upTo *uint64, permitFor time.Duration,
 		target, ok := sub.target(site, floor, m)
 		renewal, want := wanted(site, target, m)
 		switch {
+		case !cutByPermit(sub.Kind):
+			p.Steps = append(p.Steps, step(site, "none", "nobody cuts it by a permit: the hold of its policy goes on by itself, and SlateDB's own collector takes what that lets go of; see quarry get pins"))
 		case !ok:
 			p.Steps = append(p.Steps, step(site, "none", sub.whyNone(site, m)))
 		case !want:

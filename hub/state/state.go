@@ -159,6 +159,8 @@ type State struct {
 	// documented counts the pins of documents by slate: they are looked at
 	// though nothing in force is about them.
 	documented map[string]int
+	// lagging are the archives that were told to be behind.
+	lagging map[lagging]bool
 
 	// What this step has touched.
 	out      Ready

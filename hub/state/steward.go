@@ -48,6 +48,9 @@ type bearing struct {
 func (s *State) wishes(sub *Subject) []Wish {
 	v, by := sub.Trim(s.rules, s.wall)
 	m := s.bearingOf(sub, v)
+	if s.steward.stage == looking {
+		s.tellLag(sub, &v, m.policies)
+	}
 	s.steward.note(m.policies, &v)
 	out := append(wishesTrim(sub, v, by, m), wishesHolds(sub, v, s.rules, m)...)
 	return append(out, s.wishesPruneNow(sub)...)

@@ -52,6 +52,10 @@ const (
 	EventRegionJoining = "region-joining"
 	EventRegionActive  = "region-active"
 	EventRegionRetired = "region-retired"
+
+	EventRegionLagging  = "region-lagging"   // its archive of a slate is further behind than a policy bears
+	EventRegionCaughtUp = "region-caught-up" // it is not any more
+	EventSnapshotWanted = "snapshot-wanted"  // a policy wants a restore point that only the owner can make
 	// Where two people have to agree: one has asked, or that was taken back.
 	EventRegionRetiring = "region-retiring"
 	EventRegionStays    = "region-stays"

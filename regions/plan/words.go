@@ -128,15 +128,18 @@ func (w *words) stance(s stance, r *Region, got reach) Reason {
 // lag says how far a region is behind, and what brings it forward.
 func (w *words) lag(r *Region, o opinion) Reason {
 	say := func(format string, args ...any) Reason { return reason(RegionLagging, format, args...) }
-	m := w.p.Trim.MaxLag
+	m, cure := w.p.Trim.MaxLag, "make a snapshot in "+r.Name
+	if w.s.Domain == "lsn" { // only its owner writes a snapshot repository
+		cure += ", with restatectl snapshots create there"
+	}
 	switch {
 	case !w.f.hasHead:
 		return say("how far %s goes on was not seen yet, so nobody knows how far the archive in %s is behind", w.s.Name, r.Name)
 	case m.Positions > 0 && w.f.head-o.position > m.Positions:
-		return say("the archive in %s is %d positions behind, policy %s bears %d; make a snapshot in %s", r.Name, w.f.head-o.position, w.p.Name, m.Positions, r.Name)
+		return say("the archive in %s is %d positions behind, policy %s bears %d; %s", r.Name, w.f.head-o.position, w.p.Name, m.Positions, cure)
 	}
-	return say("the archive in %s has been at %d for %s and the head is at %d, policy %s bears %s; make a snapshot in %s", r.Name, o.position,
-		w.now.Sub(time.Unix(0, o.seen)).Round(time.Second), w.f.head, w.p.Name, time.Duration(m.Age), r.Name)
+	return say("the archive in %s has been at %d for %s and the head is at %d, policy %s bears %s; %s", r.Name, o.position,
+		w.now.Sub(time.Unix(0, o.seen)).Round(time.Second), w.f.head, w.p.Name, time.Duration(m.Age), cure)
 }
 
 // cause says why the slate waits.
