@@ -297,7 +297,7 @@ func (s *State) issue() {
 			continue
 		}
 		to := s.deciders(r)
-		if len(to) == 0 {
+		if len(to) == 0 || !s.stillSo(d) {
 			continue
 		}
 		next := *d
@@ -349,9 +349,17 @@ func (s *State) tellAgain(p *session) {
 	}
 	for _, n := range slices.Sorted(maps.Keys(s.dec.open)) {
 		// The agent refuses what is of an older term; it says so, and that settles it.
-		if d := s.dec.all[n]; d.Stage == StageSent && d.Decision.Region == p.region.name {
-			s.send(p.id, Decide{d.Decision})
+		d := s.dec.all[n]
+		if d.Stage != StageSent || d.Decision.Region != p.region.name {
+			continue
 		}
+		if d.Decision.Verb == catalog.VerbPermit {
+			s.retract(d.Decision.Slate, "hub", "")
+			if s.withdrawnAfter(d) {
+				continue // whoever has it hears of that; whoever has not, never does it
+			}
+		}
+		s.send(p.id, Decide{d.Decision})
 	}
 }
 

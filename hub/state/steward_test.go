@@ -23,12 +23,16 @@ type crew struct {
 	ledger  map[string][]byte
 	session map[string]state.SessionID
 	counter map[string]uint64
-	points  map[string]map[string]uint64                     // by region and slate: the position of its restore point
-	permits map[string]map[string]*catalog.Permit            // by region and slate
-	told    []catalog.Decision                               // in the order in which they left
-	deaf    bool                                             // agents do nothing of what they are told
-	refuse  func(d *catalog.Decision) *catalog.Reason        // why an agent refuses it
-	written map[string]map[string][]uint64                   // all permits of a slate, in their order
+	points  map[string]map[string]uint64              // by region and slate: the position of its restore point
+	permits map[string]map[string]*catalog.Permit     // by region and slate
+	told    []catalog.Decision                        // in the order in which they left
+	deaf    bool                                      // agents do nothing of what they are told
+	refuse  func(d *catalog.Decision) *catalog.Reason // why an agent refuses it
+	written map[string]map[string][]uint64            // all permits of a slate, in their order
+	term    uint64
+	set     regions.Set                                      // as it was recorded last
+	passed  func(d time.Duration)                            // is told of time that passed
+	left    func(d *catalog.Decision)                        // is told what leaves
 	wall    func(what string, took time.Duration, slice int) // how long slices took
 }
 
@@ -39,8 +43,10 @@ func newCrew(t testing.TB, cfg state.Config, slates int, names ...string) *crew 
 	}
 	f := &crew{t: t, cfg: cfg, now: dawn, ledger: map[string][]byte{}, session: map[string]state.SessionID{}, counter: map[string]uint64{},
 		points: map[string]map[string]uint64{}, permits: map[string]map[string]*catalog.Permit{}, written: map[string]map[string][]uint64{}}
+	f.set = set
 	f.s = state.New(cfg, state.Saved{Regions: set}, f.now)
-	f.step(state.Office{Term: 1, Ledger: aLedger})
+	f.term = 1
+	_ = f.step(state.Office{Term: f.term, Ledger: aLedger})
 	for i, n := range names {
 		f.points[n], f.permits[n], f.written[n] = map[string]uint64{}, map[string]*catalog.Permit{}, map[string][]uint64{}
 		for k := range slates {
@@ -53,24 +59,34 @@ func newCrew(t testing.TB, cfg state.Config, slates int, names ...string) *crew 
 
 func (f *crew) step(e state.Event) error {
 	r := f.s.Step(e, f.now)
-	err := r.Err
-	for {
-		for _, rec := range r.Records {
-			if rec.Value == nil {
-				delete(f.ledger, rec.Key)
-			} else {
-				f.ledger[rec.Key] = rec.Value
+	f.take(r)
+	if r.Then != nil {
+		f.take(f.s.Step(r.Then, f.now))
+	}
+	return r.Err
+}
+
+// take does what a hub does with the results of a step.
+func (f *crew) take(r state.Ready) {
+	for _, rec := range r.Records {
+		if rec.Value == nil {
+			delete(f.ledger, rec.Key)
+		} else {
+			f.ledger[rec.Key] = rec.Value
+		}
+	}
+	for _, o := range r.Objects {
+		if set, ok := o.(state.RegionsRecord); ok {
+			f.set = set.Set
+		}
+	}
+	for _, m := range r.Send {
+		if d, ok := m.Message.(state.Decide); ok {
+			f.told = append(f.told, d.Decision)
+			if f.left != nil {
+				f.left(&d.Decision)
 			}
 		}
-		for _, m := range r.Send {
-			if d, ok := m.Message.(state.Decide); ok {
-				f.told = append(f.told, d.Decision)
-			}
-		}
-		if r.Then == nil {
-			return err
-		}
-		r = f.s.Step(r.Then, f.now)
 	}
 }
 
@@ -101,6 +117,9 @@ func (f *crew) connect(region string) {
 	var facts []catalog.Fact
 	for slate := range f.points[region] {
 		facts = append(facts, f.fact(region, slate)...)
+	}
+	for slate, p := range f.permits[region] {
+		facts = append(facts, catalog.Fact{Kind: catalog.FactPermit, Key: slate, Revision: f.rev(region), Permit: p})
 	}
 	_ = f.step(state.Snapshot{Session: id, Facts: facts, Upto: f.rev(region)})
 	f.beat(region)
@@ -154,28 +173,22 @@ func (f *crew) obey() {
 // pass lets time go by, with beats, and has the steward work.
 func (f *crew) pass(d time.Duration) {
 	for till := f.now.Add(d); f.now.Before(till); {
-		f.now = f.now.Add(min(5*time.Second, till.Sub(f.now)))
+		d := min(5*time.Second, till.Sub(f.now))
+		f.now = f.now.Add(d)
+		if f.passed != nil {
+			f.passed(d)
+		}
 		for region := range f.session {
 			f.beat(region)
 		}
-		for r := f.s.Step(state.Tick{}, f.now); r.Tend; {
+		r := f.s.Step(state.Tick{}, f.now)
+		for f.take(r); r.Tend; {
 			began := time.Now()
 			r = f.s.Step(state.Tend{}, f.now)
 			if f.wall != nil {
 				f.wall("tend", time.Since(began), len(r.Records))
 			}
-			for _, rec := range r.Records {
-				if rec.Value == nil {
-					delete(f.ledger, rec.Key)
-				} else {
-					f.ledger[rec.Key] = rec.Value
-				}
-			}
-			for _, m := range r.Send {
-				if x, ok := m.Message.(state.Decide); ok {
-					f.told = append(f.told, x.Decision)
-				}
-			}
+			f.take(r)
 		}
 		_ = f.step(state.Tick{})
 		f.obey()

@@ -134,56 +134,74 @@ func (s *State) retract(name, by, why string) (out []Withdrawal) {
 	var subjects []Subject
 	for _, r := range s.names {
 		at := matter{r, name}
-		row := s.b.Permit(r, name)
-		if !row.MayRule(s.wall) {
-			row = nil
-		}
-		if row == nil && len(s.dec.about[at]) == 0 {
+		permits := s.mayRule(at)
+		if len(permits) == 0 {
 			continue
 		}
 		if subjects == nil {
 			subjects = s.subjects(name)
 		}
-		out = append(out, s.retractIn(at, row, subjects, by, why)...)
+		for _, p := range permits {
+			c := s.ceilingFor(subjects, r, p.lineage, p.incarnation)
+			if c.allows(p.upTo) {
+				continue
+			}
+			w := Withdrawal{Slate: name, Region: r, Permit: p.decision, Stage: p.stage, UpTo: p.upTo, TrimmedTo: trimmedTo(subjects, r, p.root)}
+			if d := s.dec.all[p.number]; d != nil && d.Sent.IsZero() {
+				s.end(d, StageRefused, told(c.why), by, why)
+			} else {
+				w.Decision = s.withdrawn(&p, at, c, by, why)
+			}
+			out = append(out, w)
+		}
 	}
 	return out
 }
 
-func (s *State) retractIn(at matter, row *view.Permit, subjects []Subject, by, why string) (out []Withdrawal) {
-	for _, n := range slices.Clone(s.dec.about[at]) {
+// mayRuling is a permit that rules a slate in a region, or may, or may soon.
+type mayRuling struct {
+	decision                           string
+	number                             uint64 // of the decision; 0: the ledger does not have it
+	stage                              catalog.Stage
+	upTo                               uint64
+	root, incarnation, lineage, domain string
+}
+
+// mayRule are the permits of a matter that may let an owner cut: the one that
+// was seen, those under way, those that came to an end which says little, and
+// where nothing was seen yet what the ledger says was done.
+func (s *State) mayRule(at matter) (out []mayRuling) {
+	row := s.b.Permit(at.region, at.slate)
+	if row.MayRule(s.wall) {
+		out = append(out, mayRuling{row.Decision, s.dec.ids[row.Decision], catalog.StageDone, *row.UpTo, row.Root, row.Incarnation, row.Lineage, row.PositionDomain})
+	}
+	for _, n := range s.dec.about[at] {
 		d := s.dec.all[n]
-		if d.Decision.Verb != catalog.VerbPermit || d.Stage.Settled() || d.Decision.Position == nil {
-			continue
+		x := &d.Decision
+		switch {
+		case x.Verb == catalog.VerbWithdraw && d.Stage == StageDone:
+			out = slices.DeleteFunc(out, func(p mayRuling) bool { return p.number < n })
+		case x.Verb != catalog.VerbPermit || x.Position == nil || row != nil && row.Decision == x.ID:
+		case d.Stage == StageRefused || d.Stage == StageExpired:
+		case d.Stage == StageDone && row != nil: // another one rules since
+		case row != nil && row.Ledger == x.Ledger && x.Sequence != 0 && row.Sequence > x.Sequence:
+		case d.Stage.Settled() && s.wall.Sub(d.Sent) >= x.Expires+x.Parameters.ValidFor+view.ClocksBehind:
+		default:
+			out = append(out, mayRuling{x.ID, n, d.Stage, *x.Position, x.Root, x.Incarnation, x.Lineage, x.PositionDomain})
 		}
-		c := s.ceilingFor(subjects, at.region, d.Decision.Lineage, d.Decision.Incarnation)
-		if c.allows(*d.Decision.Position) {
-			continue
-		}
-		w := Withdrawal{Slate: at.slate, Region: at.region, Permit: d.Decision.ID, Stage: d.Stage, UpTo: *d.Decision.Position}
-		if d.Sent.IsZero() {
-			s.end(d, StageRefused, told(c.why), by, why)
-		} else {
-			w.Decision = s.withdrawn(d.Decision.Root, d.Decision.Incarnation, d.Decision.Lineage, d.Decision.PositionDomain, at, n, c, by, why)
-		}
-		out = append(out, w)
 	}
-	if row == nil || slices.ContainsFunc(out, func(w Withdrawal) bool { return w.Permit == row.Decision }) {
-		return out
-	}
-	c := s.ceilingFor(subjects, at.region, row.Lineage, row.Incarnation)
-	if c.allows(*row.UpTo) {
-		return out
-	}
-	w := Withdrawal{Slate: at.slate, Region: at.region, Permit: row.Decision, Stage: catalog.StageDone, UpTo: *row.UpTo}
+	return out
+}
+
+func trimmedTo(subjects []Subject, region, root string) *uint64 {
 	for i := range subjects {
 		for j := range subjects[i].Sites {
-			if site := &subjects[i].Sites[j]; site.Region == at.region && site.Root == row.Root {
-				w.TrimmedTo = site.TrimmedTo
+			if site := &subjects[i].Sites[j]; site.Region == region && site.Root == root {
+				return site.TrimmedTo
 			}
 		}
 	}
-	w.Decision = s.withdrawn(row.Root, row.Incarnation, row.Lineage, row.PositionDomain, at, s.dec.ids[row.Decision], c, by, why)
-	return append(out, w)
+	return nil
 }
 
 // ceilingFor is how far may be published for a database in a region. Of one that
@@ -201,17 +219,17 @@ func (s *State) ceilingFor(subjects []Subject, region, lineage, incarnation stri
 	return noCeiling
 }
 
-// withdrawn has a permit withdrawn, by a decision after the one of number n, and
-// gives the decision's id; empty when it could not be.
-func (s *State) withdrawn(root, incarnation, lineage, domain string, at matter, n uint64, c ceiling, by, why string) string {
+// withdrawn has a permit withdrawn, by a decision after its own, and gives the
+// decision's id; empty when it could not be.
+func (s *State) withdrawn(p *mayRuling, at matter, c ceiling, by, why string) string {
 	for _, o := range s.dec.about[at] {
-		if d := s.dec.all[o]; o > n && d.Decision.Verb == catalog.VerbWithdraw && !d.Stage.Settled() {
+		if d := s.dec.all[o]; o > p.number && d.Decision.Verb == catalog.VerbWithdraw && !d.Stage.Settled() {
 			return d.Decision.ID
 		}
 	}
 	w := Wish{Proposal: Proposal{Within: catalog.MaxExpiry, Decision: catalog.Decision{
-		Verb: catalog.VerbWithdraw, Region: at.region, Slate: at.slate, Root: root, Incarnation: incarnation,
-		PositionDomain: domain, Lineage: lineage, Expires: decisionExpires,
+		Verb: catalog.VerbWithdraw, Region: at.region, Slate: at.slate, Root: p.root, Incarnation: p.incarnation,
+		PositionDomain: p.domain, Lineage: p.lineage, Expires: decisionExpires,
 	}}}
 	because := fmt.Sprintf("up to %d may be published", c.upTo)
 	if len(c.why) > 0 {
@@ -225,6 +243,47 @@ func (s *State) withdrawn(root, incarnation, lineage, domain string, at matter, 
 		return ""
 	}
 	return s.dec.all[made[0]].Decision.ID
+}
+
+// stillSo reports whether a permit that waits to be sent is still what the rules
+// permit. One that cannot be any more ends; one of which nobody knows waits on.
+func (s *State) stillSo(d *Decided) bool {
+	x := &d.Decision
+	if x.Verb != catalog.VerbPermit || d.Plan == "" || x.Position == nil {
+		return true
+	}
+	subjects := s.subjects(x.Slate)
+	for i := range subjects {
+		sub := &subjects[i]
+		if sub.Lineage != x.Lineage || sub.Domain != x.PositionDomain {
+			continue
+		}
+		v, _ := sub.Trim(s.rules, s.wall)
+		if v.Action != plan.Permit {
+			continue
+		}
+		m := s.bearingOf(sub, v)
+		for j := range sub.Sites {
+			if site := &sub.Sites[j]; site.Region == x.Region && site.Root == x.Root && site.Incarnation == x.Incarnation {
+				if target, ok := sub.target(site, *v.UpTo, m); ok && *x.Position <= target {
+					return true
+				}
+			}
+		}
+	}
+	if c := s.ceilingFor(subjects, x.Region, x.Lineage, x.Incarnation); !c.allows(*x.Position) {
+		s.end(d, StageRefused, append(told(c.why), catalog.Reason{Code: catalog.CodeExpired, Message: "it is not what is found now"}), "hub", "")
+	}
+	return false
+}
+
+// withdrawnAfter reports whether a permit is withdrawn by a later decision that is
+// under way.
+func (s *State) withdrawnAfter(d *Decided) bool {
+	return slices.ContainsFunc(s.dec.about[matter{d.Decision.Region, d.Decision.Slate}], func(n uint64) bool {
+		o := s.dec.all[n]
+		return n > d.Number && o.Decision.Verb == catalog.VerbWithdraw && !o.Stage.Settled()
+	})
 }
 
 func told(reasons []plan.Reason) (out []catalog.Reason) {
@@ -281,12 +340,13 @@ func (s *State) narrow(by, why string, withdrawn *[]Withdrawal) {
 		return
 	}
 	names, _ := s.published("", false, narrowAtOnce)
-	for n := range s.dec.open {
-		if d := s.dec.all[n]; d.Decision.Verb == catalog.VerbPermit && !slices.Contains(names, d.Decision.Slate) {
+	for _, d := range s.dec.all {
+		if d.Decision.Verb == catalog.VerbPermit && (!d.Stage.Settled() || s.b.Permit(d.Decision.Region, d.Decision.Slate) == nil) {
 			names = append(names, d.Decision.Slate)
 		}
 	}
 	slices.Sort(names)
+	names = slices.Compact(names)
 	for _, n := range names {
 		out = append(out, s.retract(n, firstOf(by, "somebody"), why)...)
 	}

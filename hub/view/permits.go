@@ -22,10 +22,11 @@ type Permit struct {
 // hub's clock: it is not withdrawn, and not surely over. It was written before
 // it was seen, and owners' clocks may be an hour behind.
 func (p *Permit) MayRule(now time.Time) bool {
-	return p != nil && p.UpTo != nil && now.Before(p.Seen.Add(p.NotAfter.Sub(p.Issued)+clocksBehind))
+	return p != nil && p.UpTo != nil && now.Before(p.Seen.Add(p.NotAfter.Sub(p.Issued)+ClocksBehind))
 }
 
-const clocksBehind = time.Hour
+// ClocksBehind is how far behind the hub's an owner's clock may be.
+const ClocksBehind = time.Hour
 
 func permitTable() rows[Permit] {
 	byKey := func(a, b *Permit) bool {
