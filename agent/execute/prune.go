@@ -54,7 +54,16 @@ func (e *Executor) prune(t *task) work {
 			return planError(err)
 		}
 		t.saw.Verified, t.saw.Lowest = &plan.Verified, &plan.Lowest
-		return nil
+		if len(plan.Pointer) == 0 || t.begun {
+			return nil
+		}
+		// Before anything is written down: what cannot be done was not tried.
+		_, version, err := e.b.GetVersion(ctx, d.Root+"/latest.json")
+		if err == nil && version == "" || errors.Is(err, errors.ErrUnsupported) {
+			return refused(catalog.CodeNoReplace, "this store names no version of %s/latest.json, by which it could be replaced only if it has not changed; "+
+				"one that was copied into a gateway's folder by hand has none until it is written through it", d.Root)
+		}
+		return err
 	}
 	point := func(ctx context.Context) error {
 		// Another process may have written its plan down before it was killed:
