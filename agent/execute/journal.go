@@ -303,6 +303,9 @@ func (e *Executor) settled(ctx context.Context, ids []string) {
 			continue
 		}
 		if n == e.books.highest {
+			if was := e.books.last; was != "" && was != id {
+				e.forget(ctx, was, e.books.numbers[was]) // it has the highest number no more
+			}
 			e.books.last = id
 			continue
 		}

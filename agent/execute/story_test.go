@@ -2,6 +2,8 @@ package execute
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -165,6 +167,40 @@ func TestARecordedStreamHasNoEffectTheNextDay(t *testing.T) {
 	}
 	if after := quiet(); len(after) != len(before) {
 		t.Errorf("before %v\nafter %v", before, after)
+	}
+}
+
+// Decisions are settled one by one, as a hub that is there does: of each the
+// journal is let go when the next has been settled, not at the next start.
+func TestWhatIsSettledOneByOneIsPrunedOneByOne(t *testing.T) {
+	b := memory(t)
+	archive(t, b, "archive/0", 40, 60, 80)
+	w := newWorld(t, b)
+	p := w.start(b)
+	journal := func() []string {
+		return keys(objects(t, b, "archive/", ".quarry/permits/", ".quarry/incarnations/", ".quarry/ledger/", ".quarry/region.json"))
+	}
+	for _, at := range []uint64{40, 50, 60, 70} {
+		d := w.decide(catalog.VerbPermit, "archive/0", upTo(at))
+		if o := p.do(t, d); codes(o) != "done" {
+			t.Fatal(codes(o))
+		}
+		p.desk.settled <- []string{d.ID}
+		deadline := time.Now().Add(10 * time.Second)
+		alone := func() bool {
+			for _, key := range journal() {
+				if !strings.Contains(key, d.ID) && !strings.HasSuffix(key, fmt.Sprintf("/%020d.json", d.Sequence)) {
+					return false
+				}
+			}
+			return true
+		}
+		for !alone() {
+			if time.Now().After(deadline) {
+				t.Fatalf("after %d decisions were settled there are still %v", d.Sequence, journal())
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
 	}
 }
 
