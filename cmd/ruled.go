@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +30,13 @@ var (
 		column[catalog.Hold]{head: "FORBIDS", cell: func(h *catalog.Hold) string { return strings.Join(h.Scope, ",") }},
 		column[catalog.Hold]{head: "FROM", cell: func(h *catalog.Hold) string { return fmt.Sprint(h.From) }},
 		column[catalog.Hold]{head: "UNTIL", cell: untilText},
+		column[catalog.Hold]{head: "CHECKPOINTS", cell: checkpointsText},
+		column[catalog.Hold]{head: "HOLDS", cell: func(h *catalog.Hold) string {
+			if h.HeldBytes == nil {
+				return "-"
+			}
+			return byteSize(*h.HeldBytes)
+		}},
 		column[catalog.Hold]{head: "APPLIED", cell: func(h *catalog.Hold) string { return age(h.AppliedAt) }},
 		column[catalog.Hold]{head: "BY", cell: func(h *catalog.Hold) string { return h.AppliedBy }},
 	)
@@ -57,6 +65,21 @@ var (
 		column[catalog.Freeze]{head: "WHY", cell: func(f *catalog.Freeze) string { return f.Why }},
 	)
 )
+
+// checkpointsText says in which regions agents hold it with how many checkpoints.
+func checkpointsText(h *catalog.Hold) string {
+	if len(h.Where) == 0 {
+		return "-"
+	}
+	var in []string
+	for _, w := range h.Where {
+		if !slices.Contains(in, w.Region) {
+			in = append(in, w.Region)
+		}
+	}
+	slices.Sort(in)
+	return fmt.Sprintf("%d in %s", len(h.Where), strings.Join(in, ","))
+}
 
 func untilText(h *catalog.Hold) string {
 	out := "released"

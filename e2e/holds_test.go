@@ -314,8 +314,14 @@ func TestHolds_ADocumentIsACheckpointUntilItIsReleased(t *testing.T) {
 	rows, err := get[struct {
 		Name    string `json:"name"`
 		Enforce string `json:"enforce"`
+		Why     string `json:"why"`
+		Where   []struct {
+			Region string `json:"region"`
+		} `json:"where"`
+		Held *uint64 `json:"held_bytes"`
 	}](h, t, "holds")
-	if err != nil || len(rows.Items) != 1 || rows.Items[0].Enforce != "checkpoint" {
+	if err != nil || len(rows.Items) != 1 || rows.Items[0].Enforce != "checkpoint" || rows.Items[0].Why != "an audit" ||
+		len(rows.Items[0].Where) != 1 || rows.Items[0].Where[0].Region != "eu" || rows.Items[0].Held == nil {
 		t.Errorf("%+v %v", rows.Items, err)
 	}
 

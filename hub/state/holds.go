@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quarry-db/quarry/hub/view"
 	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/regions"
 	"github.com/quarry-db/quarry/regions/plan"
@@ -380,8 +381,13 @@ func (s *State) settlePins(r *region, st *seat, own standing) {
 			s.forgetDocumented(old)
 		}
 		s.b.SetPin(&p)
-		if document(&p) != "" {
+		if name := document(&p); name != "" {
 			s.documented[p.Slate]++
+			if s.placed[name] == nil {
+				s.placed[name] = map[string]*catalog.Pin{}
+			}
+			s.placed[name][view.PinKey(p.Region, p.Root, p.ID)] = &p
+			s.replaced = true
 		}
 	}
 }
@@ -394,12 +400,36 @@ func (s *State) removePin(r *region, root, id string) {
 }
 
 func (s *State) forgetDocumented(p *catalog.Pin) {
-	if document(p) == "" {
+	name := document(p)
+	if name == "" {
 		return
+	}
+	s.replaced = true
+	delete(s.placed[name], view.PinKey(p.Region, p.Root, p.ID))
+	if len(s.placed[name]) == 0 {
+		delete(s.placed, name)
 	}
 	if s.documented[p.Slate]--; s.documented[p.Slate] <= 0 {
 		delete(s.documented, p.Slate)
 	}
+}
+
+// whereHeld is where agents hold a document with a checkpoint, and what that
+// costs; nil: of none it is known.
+func (s *State) whereHeld(name string) ([]catalog.HoldPlace, *uint64) {
+	out := []catalog.HoldPlace{}
+	var bytes *uint64
+	for _, k := range sortedKeys(s.placed[name]) {
+		p := s.placed[name][k]
+		out = append(out, catalog.HoldPlace{Slate: p.Slate, Region: p.Region, Checkpoint: p.ID, Position: p.Position, HeldBytes: p.HeldBytes})
+		if p.HeldBytes != nil {
+			bytes = plus(bytes, p.HeldBytes)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b catalog.HoldPlace) int {
+		return cmp.Or(cmp.Compare(a.Slate, b.Slate), cmp.Compare(a.Region, b.Region))
+	})
+	return out, bytes
 }
 
 // sawHold reports whether the placement shows the hold that a decision should

@@ -325,6 +325,7 @@ func (s *State) showRules() {
 		if len(row.Scope) == 0 {
 			row.Scope = []string{string(regions.ActionAll)}
 		}
+		row.Where, row.HeldBytes = s.whereHeld(h.Name)
 		holds = append(holds, row)
 	}
 	var freezes []*catalog.Freeze

@@ -58,7 +58,7 @@ func New(cfg Config, saved Saved, now time.Time) *State {
 		start = max(start, saved.View.Seq+unsavedSeqs)
 	}
 	s := &State{
-		cfg: cfg, set: saved.Regions.Clone(), setDone: true, dec: newDecisions(), documented: map[string]int{}, lagging: map[lagging]bool{}, rules: &regions.Rules{},
+		cfg: cfg, set: saved.Regions.Clone(), setDone: true, dec: newDecisions(), documented: map[string]int{}, placed: map[string]map[string]*catalog.Pin{}, lagging: map[lagging]bool{}, rules: &regions.Rules{},
 		regions: map[string]*region{}, sessions: map[SessionID]*session{},
 		b:     view.NewBuilder(start, cfg.MaxEvents, cfg.MaxChanges),
 		told:  map[string]string{},

@@ -159,6 +159,10 @@ type State struct {
 	// documented counts the pins of documents by slate: they are looked at
 	// though nothing in force is about them.
 	documented map[string]int
+	// placed are the pins of documents, by the document's name and their key;
+	// replaced says that they changed in this step.
+	placed   map[string]map[string]*catalog.Pin
+	replaced bool
 	// lagging are the archives that were told to be behind.
 	lagging map[lagging]bool
 
@@ -208,6 +212,10 @@ func (s *State) Step(e Event, now time.Time) Ready {
 		s.take(e)
 	}
 	s.settleAll()
+	if s.replaced {
+		s.replaced = false
+		s.showRules()
+	}
 	_, ticked := e.(Tick)
 	s.freezeLost(ticked)
 	_, tends := e.(Tend)

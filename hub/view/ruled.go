@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"iter"
 	"maps"
+	"reflect"
 	"slices"
 	"time"
 
@@ -100,7 +101,7 @@ func (b *Builder) SetRules(r *regions.Rules, policies []*catalog.Policy, holds [
 	b.dirty = true
 	replace(b, Policies, &b.policies, policies, func(a, b *catalog.Policy) bool { return *a == *b })
 	replace(b, Holds, &b.holds, holds, func(a, b *catalog.Hold) bool {
-		return a.Revision == b.Revision && a.Releasing == b.Releasing
+		return a.Revision == b.Revision && a.Releasing == b.Releasing && reflect.DeepEqual(a.Where, b.Where)
 	})
 	replace(b, Freezes, &b.freezes, freezes, func(a, b *catalog.Freeze) bool { return *a == *b })
 }

@@ -31,6 +31,18 @@ type Hold struct {
 	AppliedBy string     `json:"applied_by"`
 	AppliedAt time.Time  `json:"applied_at" doc:"Hub's clock."`
 	Document  string     `json:"document" doc:"The hold as YAML, ready to be applied again."`
+	// Where agents hold it with a checkpoint.
+	Where     []HoldPlace `json:"where" doc:"The checkpoints with which agents hold it, by slate and region."`
+	HeldBytes *uint64     `json:"held_bytes" doc:"Bytes of tables that its checkpoints keep and the newest states do not need; null: not known, or it has none."`
+}
+
+// HoldPlace is a checkpoint that is made for a hold.
+type HoldPlace struct {
+	Slate      string  `json:"slate"`
+	Region     string  `json:"region"`
+	Checkpoint string  `json:"checkpoint"`
+	Position   *uint64 `json:"position" doc:"The highest that it contains."`
+	HeldBytes  *uint64 `json:"held_bytes"`
 }
 
 // Freeze is a scope in which nothing irreversible is done.
