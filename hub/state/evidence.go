@@ -58,6 +58,7 @@ func Subjects(v *view.View, name string) []Subject {
 type witness struct {
 	regions []plan.Region // all of the set, as they stand
 	rows    view.Evidence
+	placed  []catalog.Placement // of the slate
 	points  []*catalog.RestorePoint
 	ids     []identity
 	out     []Subject
@@ -72,6 +73,7 @@ func identityOf(p *catalog.Placement) identity { return identity{p.Lineage, p.Po
 // next.
 func (w *witness) hear(v *view.View, name string) []Subject {
 	placed := w.rows.Of(v, name)
+	w.placed = placed
 	w.ids, w.points, w.out = w.ids[:0], w.points[:0], w.out[:0]
 	for i := range placed {
 		if id := identityOf(&placed[i]); !slices.Contains(w.ids, id) {

@@ -56,6 +56,13 @@ func TrimTestedOneByOne(v *view.View, after *regions.Rules, now time.Time) *Test
 	return t.told()
 }
 
+// TrimsSummedOneByOne is [SumTrims] without the docket.
+func TrimsSummedOneByOne(v *view.View, now time.Time) *Trims {
+	b := view.Builder{View: *v}
+	b.SetKept(nil)
+	return SumTrims(&b.View, now)
+}
+
 // LookedAgain reports whether the steward need not look at a slate, and if it
 // has to, notes that it looked and wished for nothing.
 func (s *State) LookedAgain(slate string) bool {
@@ -66,3 +73,21 @@ func (s *State) LookedAgain(slate string) bool {
 	seen.nothing(slate)
 	return false
 }
+
+// LookAtAll is a pass of the steward over what is kept that finds nothing to wish
+// for; each gets what has to be looked at.
+func (s *State) LookAtAll(each func(slate string)) {
+	seen := s.looked()
+	for name := range s.clerk.first {
+		if !seen.unchanged(name) {
+			each(name)
+			seen.nothing(name)
+		}
+	}
+}
+
+// ShareDocket is the part of [State.View] that keeps what rules read.
+func (s *State) ShareDocket() { s.shareDocket() }
+
+// HearAgain keeps anew what rules read of a slate, as when it has changed.
+func (s *State) HearAgain(slate string) { s.clerk.hear(&s.b.View, slate) }

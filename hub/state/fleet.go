@@ -42,7 +42,7 @@ type docketRow struct {
 	stirs                 uint32       // how often its evidence has changed
 }
 
-const docketPerPage = 64
+const docketPerPage = 32
 
 type docketPage struct {
 	gen  uint64
@@ -185,10 +185,11 @@ func (k *clerk) set(v *view.View) {
 	}
 	var again []string
 	for _, n := range names {
-		if !slices.Contains(k.regions, n) {
-			for p := range v.PlacementsIn(n) {
-				again = append(again, p.Slate)
-			}
+		if !slices.Contains(k.regions, n) && len(k.first) > 0 {
+			v.PlacementTable().In(n, func(id *table.Ident) bool {
+				again = append(again, id.Slate)
+				return true
+			})
 		}
 	}
 	k.facts, k.regions, k.changed = k.facts.Over(names...), names, true
@@ -203,10 +204,13 @@ func (k *clerk) set(v *view.View) {
 // it.
 func (k *clerk) hear(v *view.View, name string) {
 	var subjects []Subject
-	if selectedIn(v, k.rules, name) {
-		subjects = k.hears.hear(v, name)
-	}
 	at := k.first[name]
+	if at != 0 || selectedIn(v, k.rules, name) {
+		subjects = k.hears.hear(v, name)
+		if !slices.ContainsFunc(k.hears.placed, func(p catalog.Placement) bool { return selected(k.rules, regions.Subject{Name: name, Kind: p.Kind}) }) {
+			subjects = nil
+		}
+	}
 	if at == 0 && len(subjects) == 0 {
 		return
 	}

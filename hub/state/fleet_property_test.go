@@ -233,6 +233,9 @@ func keptHistory(t *testing.T, seed uint64, sum *keptSum) {
 			fail("policy test says %+v, one by one %+v", fast, slow)
 		}
 		sum.Changes += len(fast.Changes)
+		if fast, slow := state.SumTrims(v, w.now), state.TrimsSummedOneByOne(v, w.now); !reflect.DeepEqual(fast, slow) {
+			fail("the summary says %+v, one by one %+v", fast, slow)
+		}
 	}
 	for _, n := range names {
 		connect(n)

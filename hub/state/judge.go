@@ -22,6 +22,7 @@ type judge struct {
 
 	classes    []classLaw
 	byPolicies map[string]*plan.Rule
+	few        [256]*plan.Rule            // byPolicies, where there are at most eight
 	frozen     map[string]*regions.Freeze // of slates, by name
 	held       map[string][]int           // by name: the holds that name it and say no more
 	holds      []int                      // the others that forbid trimming
@@ -180,6 +181,9 @@ func (j *judge) rule(s *Subject) *plan.Rule {
 	if !any {
 		return nil
 	}
+	if len(j.chosen) == 1 && j.few[j.chosen[0]] != nil {
+		return j.few[j.chosen[0]]
+	}
 	rule := j.byPolicies[string(j.chosen)]
 	if rule == nil {
 		var policies []regions.Policy
@@ -190,6 +194,9 @@ func (j *judge) rule(s *Subject) *plan.Rule {
 		}
 		rule = j.k.facts.Rule(policies, j.set, j.now)
 		j.byPolicies[string(j.chosen)] = rule
+	}
+	if len(j.chosen) == 1 {
+		j.few[j.chosen[0]] = rule
 	}
 	return rule
 }

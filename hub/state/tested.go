@@ -150,10 +150,10 @@ func (t *tester) note(a, b plan.Ruling, slate, lineage, domain string) {
 		return
 	}
 	if a.Permit {
-		c.Before = &a.UpTo
+		c.Before = new(a.UpTo)
 	}
 	if b.Permit {
-		c.After = &b.UpTo
+		c.After = new(b.UpTo)
 	} else {
 		for code := range b.Why.All() {
 			c.Reasons = append(c.Reasons, string(code))

@@ -35,7 +35,7 @@ type page struct {
 	pins     slab[fact]
 }
 
-const perPage = 64
+const perPage = 32
 
 // row says where the facts of a slate are in its page.
 type row struct {
@@ -58,7 +58,7 @@ func NewFleet(regions ...string) *Fleet {
 func (f *Fleet) Len() int { return f.slates }
 
 // Share gives the fleet as it is now: it never changes, and anybody may read it
-// and keep it. It costs 8 bytes for 64 slates, and pages are copied when they
+// and keep it. It costs 8 bytes for 32 slates, and pages are copied when they
 // change for the first time after it.
 func (f *Fleet) Share() *Fleet {
 	f.gen++
