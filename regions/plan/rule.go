@@ -167,7 +167,8 @@ type account struct {
 	opinions []opinion // of the regions asked, in their order
 	causes   []cause   // why it waits, in the order to be told
 	held     []int     // pins that bound the floor, as they come
-	floor    uint64    // when the regions agree on one, less what bounds it
+	agreed   uint64    // when the regions agree on a floor
+	floor    uint64    // that, less what bounds it
 }
 
 // opinion is what a required region says.
@@ -242,6 +243,9 @@ func (r *Rule) decide(f *facts, x *account) Ruling {
 	}
 	// The gap is kept beside what the region has archived: the floor is still its.
 	agreed, from := b.floor, b.binding
+	if x != nil {
+		x.agreed = agreed
+	}
 	if b.below(r.gap, agreed); !b.nothing {
 		b.binding = from
 	}

@@ -43,7 +43,7 @@ func Under(policies []regions.Policy, s Slate, now time.Time) (v Verdict, by int
 	for i := range policies {
 		if closed, why := onlyClosed(&policies[i], now); closed {
 			v.Action, v.UpTo, v.Binding, by = Wait, nil, "", i
-			v.Reasons = append(v.Reasons, reason(WindowClosed, "%s, by policy %s", why, policies[i].Name))
+			v.Reasons = append(v.Reasons, reason(WindowClosed, "trimming is %s, by policy %s", why, policies[i].Name))
 		}
 	}
 	return v, by

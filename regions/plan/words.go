@@ -121,6 +121,10 @@ func (w *words) stance(s stance, r *Region, got reach) Reason {
 		}
 		return say("%s has no verified restore point of %s", r.Name, w.s.Name)
 	default: // tooFew
+		if got.fresh > got.counted {
+			return say("%s has %d verified restore points, %d of them older than %s; policy %s asks for %d of those", r.Name, got.fresh, got.counted,
+				w.settled(), w.p.Name, w.p.RestorePoints.PerRegion)
+		}
 		return say("%s has %d verified restore points that count, policy %s asks for %d", r.Name, got.counted, w.p.Name, w.p.RestorePoints.PerRegion)
 	}
 }
@@ -149,7 +153,7 @@ func (w *words) cause(c cause, said []RegionOpinion) Reason {
 	case ofSlate:
 		return say("%s; see quarry thaw", w.s.Frozen)
 	case ofWindow:
-		return say("%s, by policy %s", w.rule.closed, w.p.Name)
+		return say("trimming is %s, by policy %s", w.rule.closed, w.p.Name)
 	case ofRegion, ofLag:
 		r := said[c.of].Reasons
 		return r[len(r)-1] // its stance comes last
@@ -165,8 +169,27 @@ func (w *words) cause(c cause, said []RegionOpinion) Reason {
 		pin := &w.s.Pins[c.of]
 		return say("%s in %s reads below %d, and no restore point there reaches as far; make a snapshot in %s first", pin.ID, pin.Region, w.x.floor, pin.Region)
 	default: // ofBounds
-		return say("less history is archived than the policy keeps beside it")
+		return w.bounds(c.code)
 	}
+}
+
+// settled is how old a restore point has to be before the policy relies on it.
+func (w *words) settled() time.Duration {
+	return time.Duration(max(w.p.Trim.SafetyGap.Age, w.p.Trim.KeepNewest.Age))
+}
+
+// bounds says which of the policy's own bounds leaves nothing to be cut.
+func (w *words) bounds(code Codes) Reason {
+	agreed := w.x.agreed
+	switch head := max(agreed, w.f.head); {
+	case w.rule.gap > agreed:
+		return reason(code.code(), "%s is archived up to %d by all that have to, and policy %s keeps %d positions beside that", w.s.Name, agreed, w.p.Name, w.rule.gap)
+	case w.rule.keep > head && w.f.hasHead:
+		return reason(code.code(), "%s goes on to %d, and policy %s keeps its newest %d positions", w.s.Name, w.f.head, w.p.Name, w.rule.keep)
+	case w.rule.keep > 0:
+		return reason(code.code(), "%s is archived up to %d, how far it goes on was not seen, and policy %s keeps its newest %d positions", w.s.Name, agreed, w.p.Name, w.rule.keep)
+	}
+	return reason(code.code(), "less history is archived than policy %s keeps beside it", w.p.Name)
 }
 
 // pinned says who keeps all history.
