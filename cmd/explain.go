@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/quarry-db/quarry/hub/state"
+	"github.com/quarry-db/quarry/pkg/catalog"
 	"github.com/quarry-db/quarry/regions/plan"
 )
 
@@ -73,6 +74,9 @@ func (a *app) printExplanation(e *state.Explanation) error {
 				old = shortDuration(time.Duration(*r.AgeSeconds) * time.Second)
 			}
 			note := opinionText(r)
+			if note == "" && (r.State == catalog.RegionConnected || r.State == catalog.RegionSuspect) {
+				note = "ok"
+			}
 			if r.Region == e.Binding {
 				note = strings.TrimSpace(note + " <- binding")
 			}
@@ -89,14 +93,19 @@ func (a *app) printExplanation(e *state.Explanation) error {
 		}
 		fmt.Fprintf(a.out, "  %s %s%s keeps what begins at %s\n", p.Kind, clean(p.ID), where, numOr(p.Position, "an unknown position, so everything"))
 	}
+	fmt.Fprintln(a.out, "  "+strings.Join(boundsText(e), " · "))
 	policy := "no policy"
 	if e.Policy.Name != "" {
-		policy = fmt.Sprintf("policy %s@%d", e.Policy.Name, e.Policy.Revision)
+		policy = fmt.Sprintf("policy %s@%d", clean(e.Policy.Name), e.Policy.Revision)
 	}
 	for _, o := range e.Others {
-		policy += fmt.Sprintf(", with %s@%d", o.Name, o.Revision)
+		policy += fmt.Sprintf(", with %s@%d", clean(o.Name), o.Revision)
 	}
-	fmt.Fprintf(a.out, "  %s · plan %s · term %d\n", policy, e.Plan, e.Term)
+	said := []string{policy}
+	if len(e.Inventory) > 0 {
+		said = append(said, inventoryText(e.Inventory))
+	}
+	fmt.Fprintf(a.out, "  %s · term %d · plan %s\n", strings.Join(said, " · "), e.Term, e.Plan)
 	if e.HeldBytes != nil {
 		fmt.Fprintf(a.out, "  history keeps %s in the buckets\n", byteSize(*e.HeldBytes))
 	}
@@ -140,6 +149,48 @@ func (a *app) printActed(e *state.Explanation) {
 			fmt.Fprintf(a.out, "    %s\n", clean(w))
 		}
 	}
+}
+
+// boundsText is what lowers the floor beside the regions, in short.
+func boundsText(e *state.Explanation) []string {
+	count := func(what string, n uint64) string {
+		if n == 0 {
+			return what + " none"
+		}
+		return fmt.Sprintf("%s %d", what, n)
+	}
+	out := []string{"gap none"}
+	if e.Gap > 0 {
+		out[0] = fmt.Sprintf("gap -%d", e.Gap)
+	}
+	if e.Keep > 0 {
+		out = append(out, fmt.Sprintf("newest %d kept", e.Keep))
+	}
+	holds := uint64(0)
+	for i := range e.Holds {
+		if k := e.Holds[i].Kind; k != plan.PinReader && k != plan.PinConsumer {
+			holds++
+		}
+	}
+	out = append(out, count("holds", holds), count("readers", e.Readers))
+	if e.Quorum != "" {
+		out = append(out, "quorum "+clean(e.Quorum))
+	}
+	return out
+}
+
+// inventoryText is up to which news of each region it was evaluated: the counter
+// of its agent, without when that began.
+func inventoryText(list []state.RegionRevision) string {
+	out := []string{"inventory"}
+	for _, r := range list {
+		counter := r.Revision[strings.LastIndexByte(r.Revision, '.')+1:]
+		if counter == "" {
+			counter = "-"
+		}
+		out = append(out, clean(r.Region)+":"+counter)
+	}
+	return strings.Join(out, " ")
 }
 
 func (a *app) headline(e *state.Explanation) string {

@@ -224,7 +224,7 @@ func TestRS2_TrimNeedsEveryRequiredRegion(t *testing.T) {
 		t.Errorf("the same evidence: plan %s, was %s (%v)", again.Plan, e.Plan, err)
 	}
 	human := w.cli(t, "explain", "trim", "archive/0").stdout
-	for _, line := range []string{"archive/0 (lsn)   trim: PERMIT up to 425", "us       425", "<- binding", "policy archives@1 · plan p-"} {
+	for _, line := range []string{"archive/0 (lsn)   trim: PERMIT up to 425", "us       425", "<- binding", "policy archives@1 · inventory ", " · plan p-", "gap none · holds none · readers none · quorum all("} {
 		if !strings.Contains(human, line) {
 			t.Errorf("the table has no %q:\n%s", line, human)
 		}

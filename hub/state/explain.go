@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,12 +25,19 @@ type Explanation struct {
 	plan.Verdict
 	Policy PolicyRef `json:"policy" doc:"The policy whose word it was; an empty name: no policy permits it."`
 	// Others also select the slate, and are less restrictive.
-	Others    []PolicyRef `json:"other_policies" doc:"Policies that select the slate too, and restrict it less."`
-	HeldBytes *uint64     `json:"held_bytes" doc:"Bytes in the regions' buckets that its newest state does not need; null: not known."`
-	Since     *time.Time  `json:"blocked_since" doc:"Since when something holds it back, as far as is known; null: nothing does, or it is not known."`
-	Plan      string      `json:"plan" doc:"Names the evidence: the same evidence under the same rules gives the same plan."`
-	Term      uint64      `json:"term" doc:"Number of the hub's right to decide; 0: this hub does not decide."`
-	AsOf      time.Time   `json:"evaluated_at" doc:"Hub's clock."`
+	Others []PolicyRef `json:"other_policies" doc:"Policies that select the slate too, and restrict it less."`
+	// Quorum, Gap and Keep are what that policy asks for.
+	Quorum  string `json:"quorum" doc:"Which regions have to have archived: all(ams,eu), or 2 of (ams,eu,us) with ams."`
+	Gap     uint64 `json:"safety_gap" doc:"Positions that are kept beside what is archived."`
+	Keep    uint64 `json:"keep_newest" doc:"Positions that are kept below the head."`
+	Readers uint64 `json:"readers" doc:"Live readers and consumers, whether they bound the floor or not."`
+	// Inventory says which news of each required region the verdict has seen.
+	Inventory []RegionRevision `json:"inventory" doc:"Newest revision of each required region that the verdict has seen."`
+	HeldBytes *uint64          `json:"held_bytes" doc:"Bytes in the regions' buckets that its newest state does not need; null: not known."`
+	Since     *time.Time       `json:"blocked_since" doc:"Since when something holds it back, as far as is known; null: nothing does, or it is not known."`
+	Plan      string           `json:"plan" doc:"Names the evidence: the same evidence under the same rules gives the same plan."`
+	Term      uint64           `json:"term" doc:"Number of the hub's right to decide; 0: this hub does not decide."`
+	AsOf      time.Time        `json:"evaluated_at" doc:"Hub's clock."`
 	// What was done about it, and what is being done.
 	Published []Published `json:"published" doc:"The permits that lie in the regions' buckets."`
 	UnderWay  []UnderWay  `json:"under_way" doc:"Decisions about the slate that are not at their end, the newest first."`
@@ -40,6 +47,29 @@ type Explanation struct {
 type PolicyRef struct {
 	Name     string `json:"name"`
 	Revision uint64 `json:"revision"`
+}
+
+// RegionRevision is how far a region's news was heard.
+type RegionRevision struct {
+	Region   string `json:"region"`
+	Revision string `json:"revision" doc:"Start of its agent and a counter; empty: nothing was heard."`
+}
+
+// quorum says which regions a policy requires.
+func quorum(p *regions.Policy, v *plan.Verdict) string {
+	var names []string
+	for i := range v.Regions {
+		names = append(names, v.Regions[i].Region)
+	}
+	of := "(" + strings.Join(names, ",") + ")"
+	if p.Trim.Require.All {
+		return "all" + of
+	}
+	out := fmt.Sprintf("%d of %s", p.Trim.Require.AtLeast, of)
+	if len(p.Trim.Require.Include) > 0 {
+		out += " with " + strings.Join(p.Trim.Require.Include, ",")
+	}
+	return out
 }
 
 // ErrLineages says that a name means several databases and that a region has to
@@ -57,6 +87,11 @@ func ExplainTrim(v *view.View, name, region string, now time.Time) (*Explanation
 	}
 	e := s.explain(v.Rules(), v.Term(), now)
 	e.acted(s, v, now)
+	for r := range v.Regions() {
+		if slices.ContainsFunc(e.Regions, func(o plan.RegionOpinion) bool { return o.Region == r.Name }) {
+			e.Inventory = append(e.Inventory, RegionRevision{r.Name, r.Revision})
+		}
+	}
 	return e, nil
 }
 
@@ -71,31 +106,29 @@ func subjectOf(v *view.View, name, region string) (*Subject, error) {
 	}
 	switch {
 	case len(subjects) == 0:
-		return nil, fmt.Errorf("slate %s: %w", name, fs.ErrNotExist)
+		return nil, &unknownSlate{name: name, near: nearNames(v, name)}
 	case len(found) == 0:
-		return nil, fmt.Errorf("slate %s in region %s: %w", name, region, fs.ErrNotExist)
+		var where []string
+		for i := range subjects {
+			where = append(where, subjects[i].Placed...)
+		}
+		slices.Sort(where)
+		return nil, &unknownSlate{name: name, region: region, near: slices.Compact(where)}
 	case len(found) > 1:
 		var where []string
 		for _, s := range found {
 			where = append(where, strings.Join(s.Placed, ","))
 		}
-		return nil, fmt.Errorf("%s is %d databases, in %s; say which with a region of it: %w", name, len(found), strings.Join(where, " and in "), ErrLineages)
+		return nil, &severalSlates{name, where}
 	}
 	return found[0], nil
 }
 
-func (s *Subject) in(region string) bool {
-	for _, r := range s.Placed {
-		if r == region {
-			return true
-		}
-	}
-	return false
-}
+func (s *Subject) in(region string) bool { return slices.Contains(s.Placed, region) }
 
 func (s *Subject) explain(rules *regions.Rules, term uint64, now time.Time) *Explanation {
 	verdict, by := s.Trim(rules, now)
-	e := &Explanation{Slate: s.Name, PositionDomain: s.Domain, Lineage: s.Lineage, Verdict: verdict, Others: []PolicyRef{}, Term: term, AsOf: now.UTC()}
+	e := &Explanation{Slate: s.Name, PositionDomain: s.Domain, Lineage: s.Lineage, Verdict: verdict, Others: []PolicyRef{}, Inventory: []RegionRevision{}, Term: term, AsOf: now.UTC()}
 	policies := s.Policies(rules)
 	for i := range policies {
 		ref := PolicyRef{policies[i].Name, policies[i].Applied.Revision}
@@ -103,6 +136,15 @@ func (s *Subject) explain(rules *regions.Rules, term uint64, now time.Time) *Exp
 			e.Policy = ref
 		} else {
 			e.Others = append(e.Others, ref)
+		}
+	}
+	if by != nil && by.Trim != nil {
+		e.Quorum, e.Gap, e.Keep = quorum(by, &verdict), by.Trim.SafetyGap.Positions, by.Trim.KeepNewest.Positions
+	}
+	for i := range s.Pins {
+		switch s.Pins[i].Kind {
+		case plan.PinReader, plan.PinConsumer:
+			e.Readers++
 		}
 	}
 	e.HeldBytes, e.Since = s.HeldBytes, s.blockedSince(&verdict, by, rules)
