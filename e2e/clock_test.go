@@ -58,7 +58,7 @@ func (h *hub) skews(t testing.TB, region string, off time.Duration) {
 // The clock of one region's machine is set an hour ahead, then an hour behind
 // the truth, while its agent runs. The hub shows by how much it is off, and
 // nothing else is different: not who is heard, not what may be trimmed, not by
-// which evidence.
+// which evidence, not what is permitted in any bucket.
 func TestRS3_AClockThatIsAnHourOffChangesNothing(t *testing.T) {
 	program := built(t, skewed)
 	w := startThreeMoments(t)
@@ -69,7 +69,10 @@ func TestRS3_AClockThatIsAnHourOffChangesNothing(t *testing.T) {
 	w.skews(t, "eu", 0)
 	w.apply(t, archives("{require: {all: true}}"))
 	before := w.permits(t, "archive/0", 425, "us")
-	for _, off := range []time.Duration{time.Hour, -time.Hour, 0} {
+	w.allPublished(t, 425)
+	w.calm(t)
+	permits := w.permitCount(t)
+	for _, off := range []time.Duration{time.Hour, -time.Hour} {
 		eu.set(t, off)
 		w.skews(t, "eu", off)
 		// For longer than a region may be silent.
@@ -82,6 +85,19 @@ func TestRS3_AClockThatIsAnHourOffChangesNothing(t *testing.T) {
 			if err != nil || e.Plan != before.Plan || e.Action != "permit" || e.UpTo == nil || *e.UpTo != 425 {
 				t.Fatalf("%v off: %v %v; was %v", off, e, err, before)
 			}
+			if n := w.permitCount(t); n != permits {
+				t.Fatalf("%v off: %d permits are in the buckets, %d were", off, n, permits)
+			}
 		}
+	}
+	// What may be trimmed grows, and is permitted there as it is everywhere else.
+	w.catchUp(t)
+	w.allPublished(t, 609)
+	w.calm(t)
+	eu.set(t, 0)
+	w.skews(t, "eu", 0)
+	w.unmoved(t, 6*time.Second, "the clock was put right")
+	if p := rules(t, w.dirs["eu"], "archive/0"); p == nil || p.UpTo == nil || *p.UpTo != 609 {
+		t.Errorf("%+v", p)
 	}
 }
