@@ -179,3 +179,10 @@ func deref[T any](p *T) (v T) {
 	}
 	return v
 }
+
+func put(t testing.TB, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
