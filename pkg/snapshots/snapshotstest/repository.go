@@ -46,7 +46,7 @@ type Partition struct {
 }
 
 // ID is the id of the snapshot at a position.
-func ID(lsn uint64) string { return fmt.Sprintf("snap_1test%015d", lsn) }
+func ID(lsn uint64) string { return fmt.Sprintf("snap_1test%018d", lsn) }
 
 // Folder is the name of the folder of the snapshot at a position.
 func Folder(lsn uint64) string { return fmt.Sprintf("lsn_%020d-%s", lsn, ID(lsn)) }
@@ -172,10 +172,17 @@ func (p *Partition) WriteSnapshot(ctx context.Context, s Store, snap Snapshot) e
 	if snap.Without == "metadata.json" {
 		return nil
 	}
-	o := append(object{{"version", "V1"}}, p.identity()...)
-	o = append(o, member{"created_at", p.at(snap.LSN)}, member{"snapshot_id", ID(snap.LSN)},
-		member{"key_range", object{{"start", uint64(0)}, {"end", uint64(1<<64 - 1)}}}, member{"min_applied_lsn", snap.LSN},
-		member{"db_comparator_name", "leveldb.BytewiseComparator"}, member{"files", files})
+	// Servers write the same members as in the pointer, in another order.
+	is := map[string]any{}
+	for _, m := range p.identity() {
+		is[m.name] = m.value
+	}
+	o := object{
+		{"version", "V1"}, {"cluster_name", is["cluster_name"]}, {"cluster_fingerprint", is["cluster_fingerprint"]}, {"partition_id", is["partition_id"]},
+		{"node_name", is["node_name"]}, {"created_at", p.at(snap.LSN)}, {"snapshot_id", ID(snap.LSN)},
+		{"key_range", object{{"start", uint64(0)}, {"end", uint64(1<<64 - 1)}}}, {"log_id", is["log_id"]}, {"min_applied_lsn", snap.LSN},
+		{"db_comparator_name", "leveldb.BytewiseComparator"}, {"files", files},
+	}
 	raw, err := json.MarshalIndent(o, "", "  ")
 	if err != nil {
 		return err
