@@ -254,6 +254,12 @@ func (s *State) Waiting(d *Decided) []string {
 		out = append(out, "stale-term: "+firstOf(s.office.Why, "this hub does not decide"))
 	case r == nil || !s.heardInTerm(r):
 		out = append(out, "region-stale: "+d.Decision.Region+" was not heard since this hub decides; check its agent")
+	case r.mismatch != "":
+		out = append(out, r.mismatch)
+	case r.blind != "":
+		out = append(out, r.blind+"; see quarry describe region "+r.name)
+	case !s.obeyed(r):
+		out = append(out, "another-ledger: the agents of "+r.name+" obey the ledger of another hub; if this hub is theirs now, start them once with --ledger "+s.office.Ledger)
 	case len(s.deciders(r)) == 0:
 		out = append(out, "region-stale: no agent of "+r.name+" that understands decisions is connected")
 	case !s.obeyed(r):
@@ -265,7 +271,7 @@ func (s *State) Waiting(d *Decided) []string {
 	}
 	if s.dec.breaker.Open {
 		out = append(out, "breaker-open: "+s.dec.breaker.Why)
-	} else if s.overQuota(d, s.spent(false)) {
+	} else if d.spends() && s.overQuota(d, s.spent(false)) {
 		out = append(out, "quota-exceeded: as many as an hour allows were sent; it waits its turn")
 	}
 	return slices.Clip(out)

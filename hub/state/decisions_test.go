@@ -122,8 +122,8 @@ func (w *world) showDecisions() (out []string) {
 		if x.Sequence > 0 {
 			l += fmt.Sprintf(", term %d, sequence %d", x.Term, x.Sequence)
 		}
-		for _, r := range w.s.Waiting(d) {
-			l += " | " + r
+		for _, r := range w.s.View().Decision(x.ID).Waiting {
+			l += " | " + strings.ReplaceAll(r, x.ID, fmt.Sprint("#", i+1))
 		}
 		reasons := d.Reasons
 		if d.Outcome != nil {

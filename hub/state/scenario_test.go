@@ -152,7 +152,7 @@ func (w *world) do(f []string, facts [][]string) {
 	case "beat":
 		_, blind := opt["blind"]
 		w.step(state.Beat{Session: session(), BucketID: opt["bucket"], BucketWhy: opt["why"], ReadOK: !blind, Reason: opt["blind"],
-			CannotKeep: opt["cannot-keep"], At: catalog.Revision{Start: w.start[session()], Counter: num("at", 0)}})
+			CannotKeep: opt["cannot-keep"], Obeys: state.Obeys{Known: opt["obeys"] != "", Ledger: opt["obeys"]}, At: catalog.Revision{Start: w.start[session()], Counter: num("at", 0)}})
 	case "snapshot", "delta":
 		id := session()
 		upto := catalog.Revision{Start: w.start[id], Counter: num("upto", 1)}
