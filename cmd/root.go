@@ -131,11 +131,14 @@ func newRoot(a *app) *cobra.Command {
 		Use:   "quarry",
 		Short: "See and guard every SlateDB and OpenData database of every region",
 		Long: `Quarry shows every database that lives in object storage, in every region:
-who owns and reads it, how fresh it is, what can be restored.
+who owns and reads it, how fresh it is, what can be restored, and how far
+its history may be cut; and it has cut what policies permit.
 
   quarry demo                    hub and three regions on local folders, to look around
   quarry get slates              every database the hub knows
   quarry describe slate NAME     all about one
+  quarry explain trim NAME       how far its history may be cut, or what holds it back
+  quarry get decisions           what the agents were asked to do, and what came of it
   quarry slatedb verify ROOT     look at any SlateDB database, no hub needed
 
 Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 refused by a rule or a precondition,

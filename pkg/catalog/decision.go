@@ -270,7 +270,7 @@ type Outcome struct {
 	State    OutcomeState `json:"state"`
 	Reasons  []Reason     `json:"reasons"` // why it is not done; empty when it is
 	Saw      Saw          `json:"saw"`
-	Steps    []Step       `json:"steps"` // in the order in which they ended
+	Steps    []Step       `json:"steps"` // a tree from the top: each after the one that it is part of
 }
 
 // Reason is one fact that holds something back. Codes are part of the API.
