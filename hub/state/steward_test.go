@@ -16,24 +16,25 @@ import (
 // crew is a hub with agents that obey: what they are told to permit lies in
 // their buckets and is told as seen.
 type crew struct {
-	t       testing.TB
-	s       *state.State
-	cfg     state.Config
-	now     time.Time
-	ledger  map[string][]byte
-	session map[string]state.SessionID
-	counter map[string]uint64
-	points  map[string]map[string]uint64              // by region and slate: the position of its restore point
-	permits map[string]map[string]*catalog.Permit     // by region and slate
-	told    []catalog.Decision                        // in the order in which they left
-	deaf    bool                                      // agents do nothing of what they are told
-	refuse  func(d *catalog.Decision) *catalog.Reason // why an agent refuses it
-	written map[string]map[string][]uint64            // all permits of a slate, in their order
-	term    uint64
-	set     regions.Set                                      // as it was recorded last
-	passed  func(d time.Duration)                            // is told of time that passed
-	left    func(d *catalog.Decision)                        // is told what leaves
-	wall    func(what string, took time.Duration, slice int) // how long slices took
+	sessions state.SessionID // how many there were
+	t        testing.TB
+	s        *state.State
+	cfg      state.Config
+	now      time.Time
+	ledger   map[string][]byte
+	session  map[string]state.SessionID
+	counter  map[string]uint64
+	points   map[string]map[string]uint64              // by region and slate: the position of its restore point
+	permits  map[string]map[string]*catalog.Permit     // by region and slate
+	told     []catalog.Decision                        // in the order in which they left
+	deaf     bool                                      // agents do nothing of what they are told
+	refuse   func(d *catalog.Decision) *catalog.Reason // why an agent refuses it
+	written  map[string]map[string][]uint64            // all permits of a slate, in their order
+	term     uint64
+	set      regions.Set                                      // as it was recorded last
+	passed   func(d time.Duration)                            // is told of time that passed
+	left     func(d *catalog.Decision)                        // is told what leaves
+	wall     func(what string, took time.Duration, slice int) // how long slices took
 }
 
 func newCrew(t testing.TB, cfg state.Config, slates int, names ...string) *crew {
@@ -107,10 +108,8 @@ func (f *crew) rev(region string) catalog.Revision {
 }
 
 func (f *crew) connect(region string) {
-	id := state.SessionID(len(f.session) + 1)
-	for _, o := range f.session {
-		id = max(id, o+1)
-	}
+	f.sessions++ // a number that was used is not used again: it is the agent's generation too
+	id := f.sessions
 	f.session[region], f.counter[region] = id, 1
 	_ = f.step(state.Hello{Session: id, Region: region, Cluster: "c", Agent: fmt.Sprint(id), Generation: uint64(id), Start: 1000 + uint64(id), BucketID: "B" + region, Decides: true})
 	f.beat(region)
