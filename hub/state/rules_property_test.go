@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,14 +104,23 @@ func TestP5_PermitsNeverPassTheFloorInRandomHistories(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	permits, waits := 0, 0
-	for h := range histories {
-		p, w := ruledHistory(t, seed+uint64(h))
-		permits, waits = permits+p, waits+w
-		if t.Failed() {
-			return
+	var permitted, waited atomic.Int64
+	t.Run("histories", func(t *testing.T) { // on each core every so-manieth
+		for core := range runtime.GOMAXPROCS(0) {
+			t.Run(fmt.Sprint(core), func(t *testing.T) {
+				t.Parallel()
+				for h := core; h < histories && !t.Failed(); h += runtime.GOMAXPROCS(0) {
+					p, w := ruledHistory(t, seed+uint64(h))
+					permitted.Add(int64(p))
+					waited.Add(int64(w))
+				}
+			})
 		}
+	})
+	if t.Failed() {
+		return
 	}
+	permits, waits := int(permitted.Load()), int(waited.Load())
 	t.Logf("seed %d: %d histories, %d permits, %d waits", seed, histories, permits, waits)
 	if permits < histories/2 || waits < histories/2 {
 		t.Errorf("%d permits and %d waits in %d histories: this shows nothing", permits, waits, histories)
