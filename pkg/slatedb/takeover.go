@@ -88,7 +88,15 @@ func (w *Writer) find(ctx context.Context) (*Head, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Unless another opener has just made the database: then it is that one's.
+	made := func() (*Head, bool) {
+		h, err := Latest(ctx, w.store, w.root)
+		return h, err == nil
+	}
 	if boundary > 0 {
+		if h, ok := made(); ok {
+			return h, nil
+		}
 		return nil, &ObjectError{Key: BoundaryKey(w.root), Err: fmt.Errorf("%w: there is no manifest; the boundary of a deleted database is left, remove it first", ErrBoundaryAhead)}
 	}
 	left, err := listNumbered(ctx, w.wal, below(w.root, "wal/"), "", func(key string) (uint64, bool) { return ParseWALKey(w.root, key) })
@@ -96,6 +104,9 @@ func (w *Writer) find(ctx context.Context) (*Head, error) {
 		return nil, err
 	}
 	if len(left) > 0 {
+		if h, ok := made(); ok {
+			return h, nil
+		}
 		return nil, &ObjectError{Key: WALKey(w.root, left[0].id), Err: errLeftover}
 	}
 	m := manifest.New()

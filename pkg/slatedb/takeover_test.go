@@ -1,6 +1,7 @@
 package slatedb_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -289,4 +290,39 @@ func TestAnIdleWriterNoticesThatItWasReplaced(t *testing.T) {
 	if err := first.Status().Err; !errors.Is(err, slatedb.ErrFenced) {
 		t.Fatal(err)
 	}
+}
+
+// preceded has another opener come first between this one's look for a manifest
+// and its look for what an earlier database left.
+type preceded struct {
+	*store.Bucket
+	once sync.Once
+	open func()
+}
+
+func (p *preceded) Walk(ctx context.Context, prefix, after string, each func(string, int64, time.Time) error) error {
+	if strings.HasSuffix(prefix, "wal/") {
+		p.once.Do(p.open)
+	}
+	return p.Bucket.Walk(ctx, prefix, after, each)
+}
+
+func TestAnOpenerThatIsPrecededDoesNotTakeTheOthersWALForALeftover(t *testing.T) {
+	b := memory(t)
+	first := func() {
+		w, err := slatedb.Open(t.Context(), b, "db", slatedb.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Put(t.Context(), []byte("a"), []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		w.Abandon()
+	}
+	w, err := slatedb.Open(t.Context(), &preceded{Bucket: b, open: first}, "db", slatedb.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abandon()
+	equalRows(t, "what was acknowledged", contents(t, b), map[string]string{"a": "1"})
 }
