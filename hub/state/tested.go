@@ -2,7 +2,9 @@ package state
 
 import (
 	"cmp"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/quarry-db/quarry/hub/view"
@@ -74,10 +76,43 @@ type tester struct {
 	first [len(changeNames)]firstChanges
 }
 
-// docketed compares what the docket has.
+// docketed compares what the docket has, on all cores.
 func (t *tester) docketed(k *docket, before, after *regions.Rules) {
+	parts := make([]tester, max(1, min(runtime.GOMAXPROCS(0), k.places/worthACore)))
+	var all sync.WaitGroup
+	for i := range parts {
+		all.Go(func() {
+			parts[i] = tester{now: t.now, v: t.v}
+			parts[i].compare(k, before, after, k.places*i/len(parts), k.places*(i+1)/len(parts))
+		})
+	}
+	all.Wait()
+	for i := range parts {
+		t.add(&parts[i])
+	}
+}
+
+// worthACore is how many slates are ruled upon while a core is got to work.
+const worthACore = 10_000
+
+// add takes what another has counted into account.
+func (t *tester) add(o *tester) {
+	t.Slates, t.Unchanged = t.Slates+o.Slates, t.Unchanged+o.Unchanged
+	t.Opened, t.Raised, t.Lowered = t.Opened+o.Opened, t.Raised+o.Raised, t.Lowered+o.Lowered
+	t.Closed, t.Reasoned = t.Closed+o.Closed, t.Reasoned+o.Reasoned
+	for kind := range o.first {
+		for _, c := range o.first[kind].list {
+			if t.first[kind].wants(&c) {
+				t.first[kind].add(c)
+			}
+		}
+	}
+}
+
+// compare compares what the docket has from one place up to another.
+func (t *tester) compare(k *docket, before, after *regions.Rules, from, to int) {
 	was, is := newJudge(k, t.v, before, t.now), newJudge(k, t.v, after, t.now)
-	for place := range k.places {
+	for place := from; place < to; place++ {
 		a, under := was.on(place)
 		b, underNow := is.on(place)
 		if !under && !underNow {
