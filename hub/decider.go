@@ -122,10 +122,9 @@ func (h *Hub) record(ctx context.Context, records []state.Record) error {
 	}
 	h.stats.failures.Add(1)
 	if errors.Is(err, ledger.ErrTaken) {
-		h.regain(ctx, err)
-	} else {
-		h.log.Error("what was decided could not be recorded, and so did not happen", "error", err, "records", len(records))
+		return err // what was decided is undone before what another decided is learnt; see let
 	}
+	h.log.Error("what was decided could not be recorded, and so did not happen", "error", err, "records", len(records))
 	h.tell()
 	return err
 }

@@ -322,6 +322,7 @@ func (h *Hub) step(b *batch, l letter, now time.Time) {
 		// A hub that has lost its right must not even try: what it knows may be
 		// what another hub has changed.
 		if err := h.Deciding(); errors.Is(err, ledger.ErrTaken) {
+			h.tending = nil
 			if l.reply != nil {
 				b.answers = append(b.answers, answer{to: l.reply, err: err})
 			}
@@ -359,6 +360,12 @@ func (h *Hub) step(b *batch, l letter, now time.Time) {
 func (h *Hub) let(ctx context.Context, b *batch) {
 	if err := h.record(ctx, b.records); err != nil {
 		h.undo(b, err)
+		if errors.Is(err, ledger.ErrTaken) {
+			limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeWait)
+			h.regain(limited, err)
+			cancel()
+			h.tell()
+		}
 	}
 	for i := range b.answers {
 		if a := &b.answers[i]; a.err == nil && a.then != nil {

@@ -359,6 +359,9 @@ func (s *State) tellAgain(p *session) {
 				continue // whoever has it hears of that; whoever has not, never does it
 			}
 		}
+		if d.Decision.Term == s.deciding() && s.narrowedSince(d) {
+			continue // whoever has it not never hears of it
+		}
 		s.send(p.id, Decide{d.Decision})
 	}
 }
@@ -488,7 +491,7 @@ func (s *State) ageDecisions() {
 	s.dec.swept = s.mono
 	for _, n := range slices.Sorted(maps.Keys(s.dec.all)) {
 		d := s.dec.all[n]
-		if !d.Stage.Settled() {
+		if !d.Stage.Settled() || s.dec.recent[n] { // budgets count it yet
 			continue
 		}
 		if forget <= 0 && s.wall.Sub(d.Ended) < keepSettled {

@@ -34,7 +34,7 @@ func (s *State) lose(r *region, row *catalog.Placement) {
 // freezeLost freezes what was lost in this step, once it may record that, and
 // again when it could not be recorded.
 func (s *State) freezeLost(ticked bool) {
-	if len(s.losing) == 0 || s.deciding() == 0 || s.out.Err != nil {
+	if len(s.losing) == 0 || s.deciding() == 0 || s.mute || s.out.Err != nil {
 		return
 	}
 	var all []lastLost
@@ -82,7 +82,7 @@ func (s *State) found(r *region, row *catalog.Placement) {
 	delete(s.losing, lastLost{row.Slate, r.name})
 	scope := regions.FreezeSlate + row.Slate
 	was := s.freezeOf(scope)
-	if was == nil || !slices.Contains(was.Lost, r.name) || s.deciding() == 0 || s.out.Err != nil {
+	if was == nil || !slices.Contains(was.Lost, r.name) || s.deciding() == 0 || s.mute || s.out.Err != nil {
 		return
 	}
 	f := *was

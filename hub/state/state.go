@@ -183,6 +183,7 @@ type State struct {
 
 	// losing are losses to freeze for; true: done, and not known to be recorded.
 	losing map[lastLost]bool
+	mute   bool // whoever steps this event takes no records
 }
 
 type seatKey struct{ region, root string }
@@ -208,6 +209,12 @@ const patience = 300
 func (s *State) Step(e Event, now time.Time) Ready {
 	s.clock(now)
 	s.out = Ready{}
+	switch e.(type) {
+	case Office, accepted, forgotten, retired:
+		s.mute = true
+	default:
+		s.mute = false
+	}
 	if !s.behind(e) {
 		s.take(e)
 	}

@@ -188,9 +188,13 @@ func (s *State) look() (more bool) {
 		return true
 	})
 	seen := s.looked()
+	// Of a policy that has not gone through a pass yet all slates are counted.
+	unsettled := slices.DeleteFunc(slices.Clone(s.rules.Policies), func(p regions.Policy) bool {
+		return s.settledRevision(PolicyRef{p.Name, p.Applied.Revision})
+	})
 	for _, n := range names {
 		k.slates++
-		if seen.unchanged(n) {
+		if seen.unchanged(n) && !slices.ContainsFunc(unsettled, func(p regions.Policy) bool { return p.Select.Named(n) }) {
 			continue
 		}
 		none := true

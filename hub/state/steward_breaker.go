@@ -164,7 +164,7 @@ func (s *State) settlePolicies() {
 }
 
 func (s *State) settledRevision(p PolicyRef) bool {
-	return p.Name == "" || s.dec.settled[p.Name] == p.Revision
+	return p.Name == "" || p.Revision > 0 && s.dec.settled[p.Name] == p.Revision
 }
 
 // setSettled replaces what is known, so that [State.Undo] can go back.

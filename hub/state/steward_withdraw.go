@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -183,8 +184,8 @@ func (s *State) mayRule(at matter) (out []mayRuling) {
 			out = slices.DeleteFunc(out, func(p mayRuling) bool { return p.number < n })
 		case x.Verb != catalog.VerbPermit || x.Position == nil || row != nil && row.Decision == x.ID:
 		case d.Stage == StageRefused || d.Stage == StageExpired:
-		case d.Stage == StageDone && row != nil: // another one rules since
-		case row != nil && row.Ledger == x.Ledger && x.Sequence != 0 && row.Sequence > x.Sequence:
+		case row != nil && row.Ledger == x.Ledger && x.Sequence != 0 && row.Sequence > x.Sequence: // another one rules since
+		case d.Stage == StageDone && row != nil && row.Ledger != x.Ledger: // another ledger's does
 		case d.Stage.Settled() && s.wall.Sub(d.Sent) >= x.Expires+x.Parameters.ValidFor+view.ClocksBehind:
 		default:
 			out = append(out, mayRuling{x.ID, n, d.Stage, *x.Position, x.Root, x.Incarnation, x.Lineage, x.PositionDomain})
@@ -227,10 +228,13 @@ func (s *State) withdrawn(p *mayRuling, at matter, c ceiling, by, why string) st
 			return d.Decision.ID
 		}
 	}
-	w := Wish{Proposal: Proposal{Within: catalog.MaxExpiry, Decision: catalog.Decision{
+	w := Wish{Plan: "withdraw " + p.decision, Proposal: Proposal{Within: catalog.MaxExpiry, Decision: catalog.Decision{
 		Verb: catalog.VerbWithdraw, Region: at.region, Slate: at.slate, Root: p.root, Incarnation: p.incarnation,
 		PositionDomain: p.domain, Lineage: p.lineage, Expires: decisionExpires,
 	}}}
+	if by == "hub" && s.triedLately(&w) { // a person's word goes at once
+		return s.before(&w.Decision).Decision.ID
+	}
 	because := fmt.Sprintf("up to %d may be published", c.upTo)
 	if len(c.why) > 0 {
 		because = c.why[0].String()
@@ -245,10 +249,59 @@ func (s *State) withdrawn(p *mayRuling, at matter, c ceiling, by, why string) st
 	return s.dec.all[made[0]].Decision.ID
 }
 
-// stillSo reports whether a permit that waits to be sent is still what the rules
-// permit. One that cannot be any more ends; one of which nobody knows waits on.
+// narrowedSince reports whether people, or a loss, have forbidden what a decision
+// other than a permit would let go, since it was proposed: of words that only the
+// hub has, agents know nothing.
+func (s *State) narrowedSince(d *Decided) bool {
+	x := &d.Decision
+	if x.Verb == catalog.VerbPermit || x.Verb.OfRegion() || !x.Verb.Irreversible() && x.Parameters.Replaces == "" {
+		return false
+	}
+	if p := d.Policy; p.Revision > 0 {
+		policy, hold := s.rules.Policy(p.Name), s.rules.Hold(p.Name)
+		if (policy == nil || policy.Applied.Revision != p.Revision) && (hold == nil || hold.Applied.Revision != p.Revision) {
+			return true
+		}
+	}
+	subjects := s.subjects(x.Slate)
+	for i := range subjects {
+		sub := &subjects[i]
+		if sub.Lineage != x.Lineage {
+			continue
+		}
+		if sub.Frozen != "" || sub.Lost != "" {
+			return true
+		}
+		for j := range s.rules.Holds {
+			h := &s.rules.Holds[j]
+			if h.Applied.At.After(d.Proposed) && sub.heldBy(h) && (h.Forbids(regions.ActionPrune, s.wall) || h.Forbids(regions.ActionTrim, s.wall)) {
+				return true
+			}
+		}
+		if slices.ContainsFunc(sub.Policies(s.rules), func(p regions.Policy) bool { return p.Applied.At.After(d.Proposed) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// forbidden ends a decision that was not sent yet and is forbidden since, and
+// reports whether it did.
+func (s *State) forbidden(d *Decided, by, why string) bool {
+	if !d.Sent.IsZero() || !s.narrowedSince(d) {
+		return false
+	}
+	s.end(d, StageRefused, []catalog.Reason{{Code: catalog.CodeExpired, Message: "people have forbidden it since, or something was lost; it was not sent"}}, by, why)
+	return true
+}
+
+// stillSo reports whether what waits to be sent is still what the rules permit.
+// What cannot be any more ends; a permit of which nobody knows waits on.
 func (s *State) stillSo(d *Decided) bool {
 	x := &d.Decision
+	if s.forbidden(d, "hub", "") {
+		return false
+	}
 	if x.Verb != catalog.VerbPermit || d.Plan == "" || x.Position == nil {
 		return true
 	}
@@ -341,7 +394,8 @@ func (s *State) narrow(by, why string, withdrawn *[]Withdrawal) {
 	}
 	names, _ := s.published("", false, narrowAtOnce)
 	for _, d := range s.dec.all {
-		if d.Decision.Verb == catalog.VerbPermit && (!d.Stage.Settled() || s.b.Permit(d.Decision.Region, d.Decision.Slate) == nil) {
+		row := s.b.Permit(d.Decision.Region, d.Decision.Slate) // of a saved view it may be an older one
+		if d.Decision.Verb == catalog.VerbPermit && (!d.Stage.Settled() || row == nil || row.Sequence < d.Decision.Sequence) {
 			names = append(names, d.Decision.Slate)
 		}
 	}
@@ -349,6 +403,9 @@ func (s *State) narrow(by, why string, withdrawn *[]Withdrawal) {
 	names = slices.Compact(names)
 	for _, n := range names {
 		out = append(out, s.retract(n, firstOf(by, "somebody"), why)...)
+	}
+	for _, n := range slices.Sorted(maps.Keys(s.dec.open)) {
+		s.forbidden(s.dec.all[n], firstOf(by, "somebody"), why)
 	}
 	s.issue()
 }
