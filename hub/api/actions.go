@@ -45,7 +45,7 @@ func actions() []*operation {
 		method: "POST", path: "/v1/regions/{name}:accept", id: "accept_region", summary: "Accept a region as it is now",
 		doc:    "A person's word that a region that came back with another bucket, or with much less in it, is right as it is.",
 		params: params, answer: ref("Done"), refuses: []int{400, 403, 404, 409, 422},
-		handle: func(c *call) error { return c.act(nil, func(string) (string, error) { return c.accept() }) },
+		handle: func(c *call) error { return c.act(nil, c.accept) },
 	}, {
 		method: "POST", path: "/v1/placements:forget", id: "forget_placement", summary: "Forget a missing placement",
 		doc:    "Takes out the row of a placement that is missing. Nothing in any bucket is touched.",
@@ -57,7 +57,7 @@ func actions() []*operation {
 	}}
 }
 
-func (c *call) accept() (string, error) {
+func (c *call) accept(by string) (string, error) {
 	v, err := c.current()
 	if err != nil {
 		return "", err
@@ -74,7 +74,7 @@ func (c *call) accept() (string, error) {
 	if c.dry() {
 		return what, nil
 	}
-	return what, c.src.AcceptRegion(c.r.Context(), c.name, c.by())
+	return what, c.src.AcceptRegion(c.r.Context(), c.name, by)
 }
 
 func (c *call) forget(req ForgetRequest, by string) (string, error) {
@@ -116,17 +116,29 @@ func (c *call) forget(req ForgetRequest, by string) (string, error) {
 func (c *call) dry() bool { return c.query.Get("validate_only") == "true" }
 
 // by is whom the record names: what the caller says of itself, or where it
-// came from.
-func (c *call) by() string {
-	by := c.r.Header.Get("Quarry-By")
-	if by != "" && len(by) <= 256 && catalog.CheckName(by) == nil {
-		return by
+// came from. What is said and cannot be a name is refused.
+func (c *call) by() (string, error) {
+	said := c.r.Header.Values("Quarry-By")
+	if len(said) == 0 || len(said) == 1 && said[0] == "" {
+		host, _, err := net.SplitHostPort(c.r.RemoteAddr)
+		if err != nil {
+			host = "this machine"
+		}
+		return "somebody at " + host, nil
 	}
-	host, _, err := net.SplitHostPort(c.r.RemoteAddr)
-	if err != nil {
-		host = "this machine"
+	if len(said) > 1 || len(said[0]) > 256 || catalog.CheckName(said[0]) != nil {
+		return "", problem(http.StatusBadRequest, CodeBadParameter, "Quarry-By", "one name of at most 256 bytes that can be printed", "%.300q names nobody", said)
 	}
-	return "somebody at " + host
+	return said[0], nil
+}
+
+// named refuses callers that do not say who they are: where the word of two
+// people is needed, nobody counts as somebody else.
+func (c *call) named() error {
+	if c.r.Header.Get("Quarry-By") != "" {
+		return nil
+	}
+	return problem(http.StatusBadRequest, CodeBadParameter, "Quarry-By", "say who you are in the header Quarry-By", "this needs the word of two people, and who asks is not said")
 }
 
 // act reads the body, does the work once for each idempotency key, and
@@ -168,7 +180,11 @@ func (c *call) read() (err error) {
 
 // onlyOnce does the work once for each idempotency key, and answers.
 func (c *call) onlyOnce(raw []byte, work func(by string) ([]byte, error)) error {
-	do := func() ([]byte, error) { return work(c.by()) }
+	by, err := c.by()
+	if err != nil {
+		return err
+	}
+	do := func() ([]byte, error) { return work(by) }
 	key := c.r.Header.Get("Idempotency-Key")
 	if key == "" {
 		b, err := do()
@@ -180,7 +196,7 @@ func (c *call) onlyOnce(raw []byte, work func(by string) ([]byte, error)) error 
 	if len(key) > 256 {
 		return problem(http.StatusBadRequest, CodeBadParameter, "Idempotency-Key", "use a UUID or a ULID", "a key of %d bytes, at most 256", len(key))
 	}
-	request := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%t\x00%s", c.op.id, c.name, c.dry(), raw))
+	request := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%t\x00%s\x00%s", c.op.id, c.name, c.dry(), by, raw))
 	b, err := c.once.do(key, request, do)
 	if err != nil {
 		return err

@@ -60,6 +60,9 @@ var decisionWords = []wording{
 				return nil, "", err
 			}
 			d, err := state.ApproveIn(v, c.name, by)
+			if err == nil {
+				err = c.named()
+			}
 			if err != nil {
 				return nil, "", err
 			}

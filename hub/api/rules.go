@@ -161,6 +161,9 @@ var words = []wording{
 				return nil, "", err
 			}
 			_, done, err := v.Rules().Release(c.name, by)
+			if h := v.Hold(c.name); err == nil && h != nil && h.Legal {
+				err = c.named()
+			}
 			what := fmt.Sprintf("hold %s is released", c.name)
 			if !done {
 				what = fmt.Sprintf("the release of legal hold %s is asked for; another person has to agree", c.name)
@@ -216,6 +219,9 @@ var words = []wording{
 				return nil, "", err
 			}
 			_, done, err := v.Rules().Retire(setOf(v), c.name, by)
+			if err == nil && len(v.Rules().Requires(c.name)) > 0 {
+				err = c.named()
+			}
 			if err != nil {
 				return nil, "", err
 			}
@@ -307,8 +313,12 @@ func (c *call) testPolicies() error {
 	if err != nil {
 		return err
 	}
+	by, err := c.by()
+	if err != nil {
+		return err
+	}
 	now := c.o.Now()
-	after, _, err := v.Rules().Apply(docs, setOf(v), c.by(), now)
+	after, _, err := v.Rules().Apply(docs, setOf(v), by, now)
 	if err != nil {
 		return c.refusal(err)
 	}

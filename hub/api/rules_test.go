@@ -121,11 +121,39 @@ func TestRefusalsOfRulesSayWhatToDo(t *testing.T) {
 	}
 	ask(t, s, "POST", "/v1/regions/mars:retire", `{}`).problem(t, 404, CodeNotFound)
 	ask(t, s, "POST", "/v1/holds/none:release", `{}`).problem(t, 404, CodeNotFound)
-	ask(t, s, "POST", "/v1/holds/case-4711:release", `{}`)
-	ask(t, s, "POST", "/v1/holds/case-4711:release", `{}`).problem(t, 409, CodeRefused)
+	ask(t, s, "POST", "/v1/holds/case-4711:release", `{}`, as("ann")...)
+	ask(t, s, "POST", "/v1/holds/case-4711:release", `{}`, as("ann")...).problem(t, 409, CodeRefused)
 	ask(t, s, "POST", "/v1/freezes:freeze", `{"scope":"everything"}`).problem(t, 400, CodeBadBody)
 	ask(t, s, "POST", "/v1/freezes:freeze", `{"scopes":"all"}`).problem(t, 400, CodeBadBody)
 	ask(t, s, "POST", "/v1/regions/eu:join", `{}`).problem(t, 409, CodeRefused)
 	get(t, s, "/v1/slates/dbs%2Forders:explain?verb=delete").problem(t, 400, CodeBadParameter)
 	get(t, s, "/v1/slates/nobody:explain").problem(t, 404, CodeNotFound)
+}
+
+// Nobody is not another person than the one who asked.
+func TestWhatNeedsTwoPeopleIsRefusedToWhomNobodyNames(t *testing.T) {
+	f := newFleet()
+	_, s := serve(t, f, Options{})
+	ask(t, s, "POST", "/v1/documents:apply", documentsBody(strings.Replace(archives, "{all: true}", "{all: true}", 1)+strings.Replace(aHold, "select:", "legal: true\nselect:", 1)))
+	f.propose(t, "sam", 1, "a")
+	for _, path := range []string{"/v1/holds/case-4711:release", "/v1/regions/us:retire", "/v1/decisions/" + f.decided(0).ID + ":approve"} {
+		for _, who := range [][]string{nil, as(""), as("a\tb"), as("sam//x"), as(strings.Repeat("x", 257))} {
+			if p := ask(t, s, "POST", path, `{}`, who...).problem(t, 400, CodeBadParameter); p.Field != "Quarry-By" {
+				t.Errorf("%s by %q: %+v", path, who, p)
+			}
+		}
+	}
+	if h := f.View().Hold("case-4711"); h == nil || h.Releasing != "" || f.View().Region("us").Retiring != "" || len(f.decided(0).Approved) != 0 {
+		t.Errorf("%+v", h)
+	}
+	ask(t, s, "POST", "/v1/freezes:freeze", `{"scope":"all"}`, as("sam//x")...).problem(t, 400, CodeBadParameter)
+
+	// A second person's word is not the first one's sent again.
+	key := []string{"Idempotency-Key", "k"}
+	ask(t, s, "POST", "/v1/holds/case-4711:release", `{}`, append(as("ann"), key...)...)
+	ask(t, s, "POST", "/v1/holds/case-4711:release", `{}`, append(as("bob"), key...)...).problem(t, 422, CodeKeyReused)
+	ask(t, s, "POST", "/v1/holds/case-4711:release", `{}`, as("bob")...)
+	if h := f.View().Hold("case-4711"); h != nil {
+		t.Errorf("%+v", h)
+	}
 }
