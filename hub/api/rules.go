@@ -202,12 +202,24 @@ var words = []wording{
 			if err := regions.CheckName(c.name); err != nil {
 				return nil, "", err
 			}
-			if r := v.Region(c.name); r != nil && r.Membership == to && r.Retiring != "" {
-				return state.JoinRegion{Region: c.name, By: by, Active: to == catalog.Active}, fmt.Sprintf("region %s stays %s", c.name, to), nil
-			} else if r != nil && r.Membership == to {
-				return nil, "", fmt.Errorf("region %s is %s: %w", c.name, to, fs.ErrExist)
-			} else if r == nil && to == catalog.Active {
+			r := v.Region(c.name)
+			switch {
+			case r == nil && to == catalog.Active:
 				return nil, "", fmt.Errorf("region %s is not in the region set; it joins first: %w", c.name, fs.ErrNotExist)
+			case r == nil:
+				set := setOf(v)
+				set.Insert(regions.Region{Name: c.name, Membership: to})
+				if err := set.Validate(); err != nil {
+					return nil, "", err
+				}
+			case r.Membership == to && r.Retiring != "":
+				return state.JoinRegion{Region: c.name, By: by, Active: to == catalog.Active}, fmt.Sprintf("region %s stays %s", c.name, to), nil
+			case r.Membership == to:
+				return nil, "", fmt.Errorf("region %s is %s: %w", c.name, to, fs.ErrExist)
+			case r.Membership == catalog.Retired && to == catalog.Active:
+				return nil, "", fmt.Errorf("region %s is retired; it joins first: %w", c.name, state.ErrMembership)
+			case r.Membership == catalog.Active:
+				return nil, "", fmt.Errorf("region %s is active, which is more than joining: %w", c.name, fs.ErrExist)
 			}
 			return state.JoinRegion{Region: c.name, By: by, Active: to == catalog.Active}, fmt.Sprintf("region %s is %s", c.name, to), nil
 		}},

@@ -157,3 +157,23 @@ func TestWhatNeedsTwoPeopleIsRefusedToWhomNobodyNames(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 }
+
+func TestAJoinThatIsOnlyCheckedSaysWhatTheRealOneWould(t *testing.T) {
+	f := newFleet()
+	_, s := serve(t, f, Options{})
+	ask(t, s, "POST", "/v1/regions/us:retire", `{}`)
+	ask(t, s, "POST", "/v1/regions/mars:join", `{}`)
+	for _, c := range []struct {
+		region, body string
+		status       int
+	}{
+		{"us", `{"as":"active"}`, 409}, {"eu", `{"as":"joining"}`, 409}, {"eu", `{"as":"active"}`, 409}, {"venus", `{"as":"active"}`, 404}, {"mars", `{}`, 409},
+		{"us", `{}`, 200}, {"mars", `{"as":"active"}`, 200}, {"venus", `{}`, 200},
+	} {
+		for _, query := range []string{"?validate_only=true", ""} {
+			if a := ask(t, s, "POST", "/v1/regions/"+c.region+":join"+query, c.body); a.status != c.status {
+				t.Errorf("%s %s%s: %d %s", c.region, c.body, query, a.status, a.body)
+			}
+		}
+	}
+}
