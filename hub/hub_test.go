@@ -3,6 +3,7 @@ package hub_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -684,5 +685,100 @@ func TestAnOlderStoreIsTakenOverOnce(t *testing.T) {
 		}
 		h.stop()
 		<-h.ended
+	})
+}
+
+// A hub that claimed the store first and was slow to open the ledger writes into
+// it before it notices: what it wrote is in force, and the one that rules goes on
+// from there.
+func TestWhatAnotherHubWroteIsLearntAfterWhatFailedIsUndone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{objects: map[string][]byte{}}
+		h := start(t, m, "hub")
+		h.deliver(t, arrival...)
+		for _, c := range []state.Command{
+			state.ApplyDocuments{Documents: policies(t, "first"), By: "ann"},
+			state.Propose{By: "ann", Decisions: []state.Proposal{{Decision: catalog.Decision{Verb: catalog.VerbResync, Region: "us", Expires: time.Minute}}}},
+		} {
+			if err := h.Do(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		slow, err := ledger.OpenJournal(t.Context(), m, ledger.JournalConfig{Holder: "slow", ID: "slow", Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		set, err := regions.Parse([]string{"eu", "us"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		its := state.New(state.Config{}, state.Saved{Regions: set}, time.Now())
+		for rec, err := range slow.Replay(t.Context()) {
+			if err == nil {
+				err = its.Replay(rec)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		its.Step(state.Office{Term: slow.Term(), Ledger: slow.ID()}, time.Now())
+		for _, c := range []state.Event{state.ApplyDocuments{Documents: policies(t, "second"), By: "bob"}, state.TripBreaker{By: "hub", Why: "too many", Slates: 50}} {
+			r := its.Step(c, time.Now())
+			if r.Err != nil {
+				t.Fatal(r.Err)
+			}
+			if err := slow.Append(t.Context(), r.Records); err != nil {
+				t.Fatal(err)
+			}
+		}
+
+		defer func() { _ = slow.Close(t.Context()) }()
+
+		if err := h.Do(t.Context(), state.Freeze{Scope: "all", By: "ann"}); !errors.Is(err, ledger.ErrTaken) {
+			t.Errorf("a command that is not in the ledger: %v", err)
+		}
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		v := h.View()
+		if v.Policy("first") == nil || v.Policy("second") == nil || len(slices.Collect(v.Freezes())) != 0 {
+			t.Error("in force is not what is in the ledger")
+		}
+		if err := h.Do(t.Context(), state.ApplyDocuments{Documents: policies(t, "third"), By: "ann"}); err != nil {
+			t.Fatal(err)
+		}
+		var number uint64
+		var breaker *state.Breaker
+		var audit []state.Record
+		h.stop()
+		<-h.ended
+		for _, rec := range records(t, m) {
+			switch {
+			case strings.HasPrefix(rec.Key, "audit/"):
+				audit = append(audit, rec)
+			case rec.Key == "counters":
+				var c struct{ Number uint64 }
+				if err := json.Unmarshal(rec.Value, &c); err != nil {
+					t.Fatal(err)
+				}
+				number = c.Number
+			case rec.Key == "breaker":
+				breaker = new(state.Breaker)
+				if err := json.Unmarshal(rec.Value, breaker); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if r := state.VerifyAudit(audit, state.AuditHead{}); len(r.Problems) > 0 {
+			t.Errorf("%+v", r.Problems)
+		}
+		if number != 1 || breaker == nil || !breaker.Open {
+			t.Errorf("decisions are counted to %d, the breaker is %+v", number, breaker)
+		}
+		next := start(t, m, "next")
+		if err := next.Do(t.Context(), state.Propose{By: "ann", Decisions: []state.Proposal{{Decision: catalog.Decision{Verb: catalog.VerbResync, Region: "us", Expires: time.Minute}}}}); !errors.Is(err, state.ErrBreaker) {
+			t.Errorf("the breaker was opened: %v", err)
+		}
+		next.stop()
+		<-next.ended
 	})
 }
