@@ -12,7 +12,9 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
@@ -78,8 +80,61 @@ func (e *DocumentError) Error() string {
 
 func (e *DocumentError) Unwrap() error { return e.Err }
 
-// maxDocument bounds a file: a thousand policies fit.
-const maxDocument = 1 << 20
+// maxDocument bounds a file: a thousand policies fit. The YAML library keeps a
+// path for every level, and all tokens for every document: a small file of
+// nothing but brackets or dashes would take all memory.
+const (
+	maxDocument  = 1 << 20
+	maxDepth     = 64
+	maxDocuments = 10_000
+)
+
+// bounded refuses files that are nested too deeply, or have too many documents,
+// before they are parsed.
+func bounded(file string, tokens token.Tokens) error {
+	var open []int // columns of the lists and mappings that are open, outside of brackets
+	brackets, documents := 0, 0
+	for _, tk := range tokens {
+		switch tk.Type {
+		case token.DocumentHeaderType:
+			documents++
+		case token.SequenceStartType, token.MappingStartType:
+			brackets++
+		case token.SequenceEndType, token.MappingEndType:
+			brackets = max(0, brackets-1)
+		case token.SequenceEntryType, token.MappingKeyType, token.MappingValueType:
+			of := tk
+			if tk.Type == token.MappingValueType && tk.Prev != nil {
+				of = tk.Prev // its key
+			}
+			if brackets > 0 && tk.Type == token.SequenceEntryType {
+				brackets++ // it does not belong there, and is parsed all the same
+			}
+			if brackets > 0 || of.Position == nil {
+				break
+			}
+			for len(open) > 0 && open[len(open)-1] >= of.Position.Column {
+				open = open[:len(open)-1]
+			}
+			open = append(open, of.Position.Column)
+		}
+		var err error
+		switch {
+		case len(open)+brackets > maxDepth:
+			err = fmt.Errorf("lists and mappings are nested more than %d deep here: %w", maxDepth, ErrInvalid)
+		case documents > maxDocuments:
+			err = fmt.Errorf("more than %d documents: split the file: %w", maxDocuments, ErrInvalid)
+		default:
+			continue
+		}
+		e := &DocumentError{File: file, Err: err}
+		if tk.Position != nil {
+			e.Line, e.Column = tk.Position.Line, tk.Position.Column
+		}
+		return e
+	}
+	return nil
+}
 
 // ParseDocuments reads policies and holds as YAML, several separated by "---".
 // It is strict: a field it does not know, given twice, or out of range refuses
@@ -96,7 +151,11 @@ func ParseDocuments(file string, b []byte) (out Documents, err error) {
 	if len(b) > maxDocument {
 		return out, &DocumentError{File: file, Err: fmt.Errorf("%d bytes, at most %d: %w", len(b), maxDocument, ErrInvalid)}
 	}
-	f, err := parser.ParseBytes(b, 0)
+	tokens := lexer.Tokenize(string(b))
+	if err := bounded(file, tokens); err != nil {
+		return out, err
+	}
+	f, err := parser.Parse(tokens, 0)
 	if err != nil {
 		return out, yamlError(file, err)
 	}

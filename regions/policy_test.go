@@ -2,6 +2,7 @@ package regions
 
 import (
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -241,10 +242,41 @@ func TestDuration(t *testing.T) {
 	}
 }
 
+// A small file takes little memory, whatever it is made of.
+func TestWhatIsNestedTooDeeplyIsRefusedBeforeItIsParsed(t *testing.T) {
+	for _, unit := range []string{"[", "{", "- ", "[a: ", "{a: ", "[- ", "[}", "{]", "{? a: ", "[a, ", "[!a ", "[\n---\n", "- - \"x\n", "---\n"} {
+		text := strings.Repeat(unit, 48_000)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := ParseDocuments("f.yaml", []byte(text))
+		runtime.ReadMemStats(&after)
+		var d *DocumentError
+		if !errors.Is(err, ErrInvalid) || !errors.As(err, &d) {
+			t.Errorf("%q: %v", unit, err)
+		}
+		if mib := (after.TotalAlloc - before.TotalAlloc) >> 20; mib > 500 {
+			t.Errorf("%q took %d MiB", unit, mib)
+		}
+	}
+	_, err := ParseDocuments("f.yaml", []byte(smallest+"x: "+strings.Repeat("[", 63)))
+	if d := (*DocumentError)(nil); !errors.As(err, &d) || strings.Contains(d.Error(), "nested") {
+		t.Errorf("so many are not too many: %v", err)
+	}
+	_, err = ParseDocuments("f.yaml", []byte(smallest+"x: "+strings.Repeat("[", 64)))
+	if d := (*DocumentError)(nil); !errors.As(err, &d) || d.Line != 9 || !strings.Contains(d.Error(), "nested more than 64 deep") {
+		t.Errorf("%v", err)
+	}
+	if _, err := ParseDocuments("f.yaml", []byte(smallest+strings.Repeat("---\n"+smallest, 100))); err == nil || !strings.Contains(err.Error(), "twice") {
+		t.Errorf("what is wide is not deep: %v", err)
+	}
+}
+
 func FuzzParseDocuments(f *testing.F) {
 	f.Add([]byte(smallest))
 	f.Add([]byte(full))
 	f.Add([]byte("a: &a [*a]\n"))
+	f.Add([]byte(strings.Repeat("[", 4000)))
+	f.Add([]byte(strings.Repeat("- ", 4000)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := ParseDocuments("f", b)
 		if err != nil && !errors.Is(err, ErrInvalid) {
