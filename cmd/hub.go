@@ -31,6 +31,9 @@ type hubConfig struct {
 	Beat        time.Duration `yaml:"beat"`
 	StaleAfter  time.Duration `yaml:"stale-after"`
 	HoldEvery   time.Duration `yaml:"hold-every"`
+	SlateHour   int           `yaml:"slate-hour"`
+	RegionHour  int           `yaml:"region-hour"`
+	FleetHour   int           `yaml:"fleet-hour"`
 	LogLevel    string        `yaml:"log-level"`
 	LogFormat   string        `yaml:"log-format"`
 }
@@ -38,7 +41,7 @@ type hubConfig struct {
 func defaultHubConfig() hubConfig {
 	return hubConfig{
 		Listen: "127.0.0.1:7700", AgentListen: "127.0.0.1:7701", Store: "file://./quarry-data/hub?create=true",
-		Beat: 5 * time.Second, StaleAfter: time.Minute, HoldEvery: 10 * time.Minute, LogLevel: "info", LogFormat: "text",
+		Beat: 5 * time.Second, StaleAfter: time.Minute, HoldEvery: 10 * time.Minute, SlateHour: 6, RegionHour: 200, FleetHour: 500, LogLevel: "info", LogFormat: "text",
 	}
 }
 
@@ -55,6 +58,14 @@ func (c *hubConfig) validate() error {
 		return usagef("regions %q: %w", strings.Join(c.Regions, ","), regionsError(c.Regions))
 	case c.Store == "":
 		return usagef("store is empty: the URL of the hub's own bucket, such as file:///var/lib/quarry")
+	}
+	for _, n := range []struct {
+		field string
+		v     int
+	}{{"slate-hour", c.SlateHour}, {"region-hour", c.RegionHour}, {"fleet-hour", c.FleetHour}} {
+		if n.v < 1 || n.v > 1_000_000 {
+			return usagef("%s %d: from 1 to 1000000, such as 500", n.field, n.v)
+		}
 	}
 	for _, addr := range []struct{ field, v string }{{"listen", c.Listen}, {"agent-listen", c.AgentListen}} {
 		host, _, err := net.SplitHostPort(addr.v)
@@ -109,6 +120,9 @@ events and the saved view.
 			override(set("beat"), &cfg.Beat, flags.Beat)
 			override(set("stale-after"), &cfg.StaleAfter, flags.StaleAfter)
 			override(set("hold-every"), &cfg.HoldEvery, flags.HoldEvery)
+			override(set("slate-hour"), &cfg.SlateHour, flags.SlateHour)
+			override(set("region-hour"), &cfg.RegionHour, flags.RegionHour)
+			override(set("fleet-hour"), &cfg.FleetHour, flags.FleetHour)
 			override(set("log-level"), &cfg.LogLevel, logs.level)
 			override(set("log-format"), &cfg.LogFormat, logs.format)
 			if err := cfg.validate(); err != nil {
@@ -135,6 +149,9 @@ events and the saved view.
 	f.DurationVar(&flags.Beat, "beat", flags.Beat, "how often agents beat")
 	f.DurationVar(&flags.StaleAfter, "stale-after", flags.StaleAfter, "a region not heard for this long is stale")
 	f.DurationVar(&flags.HoldEvery, "hold-every", flags.HoldEvery, "how often the hold of a slate that is trimmed moves on at most")
+	f.IntVar(&flags.SlateHour, "slate-hour", flags.SlateHour, "what may be let go of in an hour of one slate in one region: decisions; more waits")
+	f.IntVar(&flags.RegionHour, "region-hour", flags.RegionHour, "the same of one region")
+	f.IntVar(&flags.FleetHour, "fleet-hour", flags.FleetHour, "the same in all")
 	logs.register(f)
 	return c
 }
@@ -174,7 +191,8 @@ func runHub(ctx context.Context, cfg hubConfig, log *slog.Logger, ready func(web
 	host, _ := os.Hostname()
 	h, err := hub.New(ctx, hub.Config{
 		Regions: cfg.Regions, Store: store, Log: log, SaveEvery: 5 * time.Second,
-		State:  hookState(state.Config{Beat: cfg.Beat, StaleAfter: cfg.StaleAfter, HoldEvery: cfg.HoldEvery}),
+		State: hookState(state.Config{Beat: cfg.Beat, StaleAfter: cfg.StaleAfter, HoldEvery: cfg.HoldEvery,
+			Budgets: state.Budgets{SlateHour: cfg.SlateHour, RegionHour: cfg.RegionHour, FleetHour: cfg.FleetHour}}),
 		Holder: fmt.Sprintf("%s pid %d", host, os.Getpid()), ID: ulid.Make().String(),
 		Post: func(to state.SessionID, m state.Message) { server.Post(to, m) },
 	})
