@@ -197,6 +197,9 @@ func (h *holder) documents(site *Site) {
 			h.wish(site, catalog.VerbHold, PolicyRef{d.Name, d.Applied.Revision}, catalog.Parameters{Purpose: d.Name}, nil)
 		}
 	}
+	if h.s.Frozen != "" || h.s.Lost != "" {
+		return // to hold is never forbidden; to let go is
+	}
 	for _, x := range site.Held {
 		if x.Purpose == catalog.PurposeTrim || x.Purpose == catalog.PurposeRestorePoint {
 			continue

@@ -219,6 +219,10 @@ func TestDocumentsAreHeldAndLetGoByAWord(t *testing.T) {
 	released := w.rules
 	w.rules = next
 	w.want("released", "release eu c1")
+	if w.rules, err = next.Frozen(regions.Freeze{Scope: regions.FreezeAll, By: "anna"}); err != nil {
+		t.Fatal(err)
+	}
+	w.want("released and frozen", "")
 	w.rules = &regions.Rules{}
 	w.want("a ledger that knows nothing of it", "")
 	w.rules = released
