@@ -209,7 +209,7 @@ func (h *holder) documents(site *Site) {
 		case d == nil && !slices.Contains(h.rules.Released, x.Purpose):
 			continue // of another ledger, or of this one before it was set back: a person has to say
 		case d == nil:
-		case !d.Legal && (d.Enforce == "" || d.Until != nil && !h.m.now.Before(*d.Until) || outOf(&d.Select, h.s.Name, site.Region)),
+		case !d.Legal && (d.Enforce == "" || d.Until != nil && !h.m.now.Before(*d.Until) || narrowed(d, &x) && outOf(&d.Select, h.s.Name, site.Region)),
 			d.Legal && d.Until != nil && !h.m.now.Before(*d.Until):
 			ref.Revision = d.Applied.Revision
 		default:
@@ -226,6 +226,12 @@ func (h *holder) documents(site *Site) {
 // enforced reports whether a document asks for checkpoints at a moment.
 func enforced(d *regions.Hold, now time.Time) bool {
 	return d.Enforce == "checkpoint" && (d.Until == nil || now.Before(*d.Until))
+}
+
+// narrowed reports whether a document was applied since a hold was made. A slate
+// that came to another name by a registration is let go of by nobody's word.
+func narrowed(d *regions.Hold, x *Held) bool {
+	return !x.Since.IsZero() && !d.Applied.At.Before(x.Since)
 }
 
 // outOf reports whether a selection surely leaves a slate in a region out. By

@@ -201,6 +201,11 @@ func TestDocumentsAreHeldAndLetGoByAWord(t *testing.T) {
 	w.want("in eu alone; what another ledger made stays", "hold eu case-1")
 	w.holds("eu", "case-1", "c1", 100)
 	w.want("held", "")
+	w.later(time.Minute)
+	w.site("eu").Held[0].Since, w.sub.Name = w.now, "orders-eu"
+	w.want("its owner registered it by another name", "")
+	w.sub.Name = "orders"
+	w.later(time.Minute)
 	w.apply(fmt.Sprintf(doc, "orders", "", "enforce: checkpoint"))
 	w.want("now everywhere", "hold us case-1")
 	w.apply(fmt.Sprintf(doc, "'other*'", "", "enforce: checkpoint"))
