@@ -312,11 +312,16 @@ func (h *holder) behind(site *Site, r *plan.Region, p *regions.Policy) (least ui
 // beyond lets go of restore points of Quarry's own that no policy keeps.
 func (h *holder) beyond(site *Site, own []Held) {
 	policies := slices.Clone(h.m.policies)
-	if len(policies) == 0 {
+	by := slices.IndexFunc(policies, func(p regions.Policy) bool { return p.Select.InRegion(site.Region) })
+	if by < 0 {
 		return // nobody says how many are kept: all are
 	}
-	if !slices.ContainsFunc(policies, func(p regions.Policy) bool { return p.RestorePoints.Keep != (regions.Keep{}) }) {
-		policies[0].RestorePoints.Keep.Hourly = 1 // of the newest hour the newest: it stays in any case
+	if !slices.ContainsFunc(policies, func(p regions.Policy) bool {
+		return p.Select.InRegion(site.Region) && p.RestorePoints.Keep != (regions.Keep{})
+	}) {
+		for i := range policies {
+			policies[i].RestorePoints.Keep.Hourly = 1 // of the newest hour the newest: it stays in any case
+		}
 	}
 	sub := h.s.Slate
 	sub.Regions = slices.Clone(sub.Regions)
@@ -332,7 +337,7 @@ func (h *holder) beyond(site *Site, own []Held) {
 			if i < 0 || f.Stays {
 				continue
 			}
-			ref := PolicyRef{policies[0].Name, policies[0].Applied.Revision}
+			ref := PolicyRef{policies[by].Name, policies[by].Applied.Revision}
 			h.wish(site, catalog.VerbRelease, ref, catalog.Parameters{Checkpoint: own[i].ID, Restorable: r.Keep}, nil)
 		}
 	}

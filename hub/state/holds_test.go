@@ -270,6 +270,21 @@ func TestARestorePointIsMadeWhenTheArchiveIsBehind(t *testing.T) {
 	}
 }
 
+// Of two policies the one that is not about a region does not have it keep every
+// restore point of Quarry's own, wherever it stands among them.
+func TestAPolicyOfElsewhereKeepsNoRestorePointHere(t *testing.T) {
+	w := newHoldWorld(t, catalog.KindSlateDB)
+	w.apply("kind: Policy\nmetadata: {name: a-us}\nselect: {kinds: [slatedb], regions: [us]}\ntrim: {require: {all: true}}\nrestorePoints: {perRegion: 1}\n")
+	w.apply("kind: Policy\nmetadata: {name: b-eu}\nselect: {kinds: [slatedb], regions: [eu]}\ntrim: {require: {all: true}}\nrestorePoints: {perRegion: 1}\n")
+	w.head("eu", 200)
+	w.head("us", 200)
+	w.holds("us", "trim", "u1", 200)
+	w.holds("eu", "restore-point", "r1", 100)
+	w.holds("eu", "restore-point", "r2", 150)
+	w.holds("eu", "trim", "e1", 200)
+	w.want("r1 and r2 are beyond", "release eu r2 leaving 1; release eu r1 leaving 1")
+}
+
 // Of what nobody can see now nothing follows.
 func TestNothingIsHeldWhereNobodySees(t *testing.T) {
 	for name, blind := range map[string]func(*holdWorld){

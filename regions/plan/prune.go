@@ -96,7 +96,8 @@ const (
 // Prune says which restore points of a slate are beyond what policies keep: all
 // but, in each region, the newest, the perRegion newest verified ones, and the
 // newest of each hour, day and week that is kept. Those that are not whole do
-// not count. Several policies keep together what each of them keeps. floor is
+// not count. Several policies keep together what each of them keeps; where none
+// that is about a region says which hours, days and weeks, all are kept there. floor is
 // how far the log may be cut, as [Trim] permits; nil: not at all. Of s.Pins those
 // that are no consumers keep all restore points from the one on with which their
 // history begins. now is the hub's clock.
@@ -145,7 +146,6 @@ type pruner struct {
 	s        *Slate
 	now      time.Time
 	policies []regions.Policy
-	keep     regions.Keep
 	speaks   []regions.Policy // that say what is kept, or that orphans go
 	count    int              // perRegion
 	fleet    int              // total
@@ -161,11 +161,21 @@ func (p *pruner) read(policies []regions.Policy) {
 		if d := time.Duration(r.MaxAgeOfNewest); d > 0 && (p.fresh == 0 || d < p.fresh) {
 			p.fresh = d
 		}
-		p.keep.Hourly, p.keep.Daily, p.keep.Weekly = max(p.keep.Hourly, r.Keep.Hourly), max(p.keep.Daily, r.Keep.Daily), max(p.keep.Weekly, r.Keep.Weekly)
 		if r.Keep != (regions.Keep{}) || r.SweepOrphans.Enabled {
 			p.speaks = append(p.speaks, policies[i])
 		}
 	}
+}
+
+// keep is what the policies that are about a region keep there together.
+func (p *pruner) keep(region string) (k regions.Keep) {
+	for i := range p.speaks {
+		if o := &p.speaks[i]; o.Select.InRegion(region) {
+			r := &o.RestorePoints.Keep
+			k.Hourly, k.Daily, k.Weekly = max(k.Hourly, r.Hourly), max(k.Daily, r.Daily), max(k.Weekly, r.Weekly)
+		}
+	}
+	return k
 }
 
 // everywhere tells what holds back in all regions.
@@ -240,9 +250,10 @@ func (p *pruner) region(r *Region, blocked bool) RegionPruning {
 		}
 	}
 	p.counted(points, fates)
-	p.schedule(points, fates)
+	keep := p.keep(r.Name)
+	p.schedule(points, fates, keep)
 	p.held(points, fates)
-	p.rest(points, fates)
+	p.rest(points, fates, keep)
 	p.lowest(points, fates, out.Floor)
 	out.Points, out.Left = fates, left(fates)
 	out.Reasons = p.waits(r, points)
@@ -332,15 +343,15 @@ func (p *pruner) counted(points []Point, fates []Fate) {
 
 // schedule keeps the newest of each hour, day and week, for as many of them as
 // have any.
-func (p *pruner) schedule(points []Point, fates []Fate) {
+func (p *pruner) schedule(points []Point, fates []Fate, keep regions.Keep) {
 	for _, grid := range []struct {
 		n    int
 		of   string
 		name func(t time.Time) string
 	}{
-		{p.keep.Hourly, "hour", func(t time.Time) string { return t.Format("2006-01-02 15:00") }},
-		{p.keep.Daily, "day", func(t time.Time) string { return t.Format(time.DateOnly) }},
-		{p.keep.Weekly, "week", func(t time.Time) string {
+		{keep.Hourly, "hour", func(t time.Time) string { return t.Format("2006-01-02 15:00") }},
+		{keep.Daily, "day", func(t time.Time) string { return t.Format(time.DateOnly) }},
+		{keep.Weekly, "week", func(t time.Time) string {
 			y, w := t.ISOWeek()
 			return fmt.Sprintf("%d-W%02d", y, w)
 		}},
@@ -383,11 +394,11 @@ func (p *pruner) held(points []Point, fates []Fate) {
 }
 
 // rest lets go of what nothing keeps.
-func (p *pruner) rest(points []Point, fates []Fate) {
+func (p *pruner) rest(points []Point, fates []Fate, keep regions.Keep) {
 	newer := false // a whole one
 	for i := range points {
 		f := &fates[i]
-		if p.keep == (regions.Keep{}) {
+		if keep == (regions.Keep{}) {
 			f.stay(StaySchedule, "no policy says what may go; see restorePoints.keep")
 		}
 		switch {

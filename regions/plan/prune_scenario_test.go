@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -112,11 +113,10 @@ func (w *world) prune() string {
 // wrongPruning says what is wrong with a pruning, by the promises alone and not
 // by how Prune comes to it; empty: nothing.
 func wrongPruning(policies []regions.Policy, s *Slate, floor *uint64, now time.Time, got *Pruning) string {
-	keep, total, asked := 1, 0, false
+	keep, total := 1, 0
 	for i := range policies {
 		r := &policies[i].RestorePoints
 		keep, total = max(keep, r.PerRegion), max(total, r.Total)
-		asked = asked || r.Keep != (regions.Keep{})
 	}
 	counts := func(p *Point) bool {
 		return p.State == catalog.RestoreVerified && !p.Leaving && now.Sub(p.VerifiedAt) <= FreshFor
@@ -140,6 +140,9 @@ func wrongPruning(policies []regions.Policy, s *Slate, floor *uint64, now time.T
 		if len(one.Remove) == 0 {
 			continue
 		}
+		asked := slices.ContainsFunc(policies, func(p regions.Policy) bool {
+			return p.Select.InRegion(one.Region) && p.RestorePoints.Keep != (regions.Keep{})
+		})
 		if !asked || s.Frozen != "" || s.Lost != "" {
 			return "something goes though nobody asked, or it is frozen"
 		}

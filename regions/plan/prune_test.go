@@ -63,6 +63,33 @@ func TestRandomPruningsLoseNothingThatMustStay(t *testing.T) {
 	t.Logf("%d of %d worlds had something to prune", pruned, worlds)
 }
 
+// One policy says what is kept in ams, another is about fra and only sweeps there:
+// nothing of fra's goes by the word for ams.
+func TestASchedulePrunesOnlyWhereItsPolicyIs(t *testing.T) {
+	ams, fra := regions.Policy{Name: "ams"}, regions.Policy{Name: "fra"}
+	ams.Select.Regions, ams.RestorePoints.PerRegion, ams.RestorePoints.Keep.Hourly = []string{"ams"}, 1, 1
+	fra.Select.Regions, fra.RestorePoints.PerRegion = []string{"fra"}, 1
+	fra.RestorePoints.SweepOrphans = regions.Sweep{Enabled: true, OlderThan: regions.Duration(time.Hour)}
+	s := Slate{Name: "archive/0", Domain: "lsn", Lineage: "L"}
+	for _, name := range []string{"ams", "fra"} {
+		r := Region{Name: name, Membership: catalog.Active, State: catalog.RegionConnected, Heard: true, Placed: true, Lineage: "L", Permitted: new(uint64(30))}
+		for _, at := range []uint64{10, 20, 30} {
+			r.Points = append(r.Points, Point{ID: fmt.Sprint(at), Position: at, State: catalog.RestoreVerified, VerifiedAt: now, FirstSeen: now, Made: now})
+		}
+		r.Orphans = []Orphan{{"o", now.Add(-2 * time.Hour)}}
+		s.Regions = append(s.Regions, r)
+	}
+	for _, policies := range [][]regions.Policy{{ams, fra}, {fra, ams}} {
+		got := Prune(policies, s, new(uint64(30)), now).Regions
+		if a := got[0]; len(a.Remove) != 2 || a.Sweep {
+			t.Errorf("ams: %v, orphans %v", a.Remove, a.Sweep)
+		}
+		if f := got[1]; len(f.Remove) != 0 || !f.Sweep || f.Left != 3 {
+			t.Errorf("fra: %v, orphans %v, %d are left", f.Remove, f.Sweep, f.Left)
+		}
+	}
+}
+
 func randomPruning(r *rand.Rand) (policies []regions.Policy, s Slate, floor *uint64) {
 	some := func(n uint64) *uint64 {
 		if r.IntN(5) == 0 {
