@@ -285,6 +285,33 @@ func TestAPolicyOfElsewhereKeepsNoRestorePointHere(t *testing.T) {
 	w.want("r1 and r2 are beyond", "release eu r2 leaving 1; release eu r1 leaving 1")
 }
 
+// Of two holds of one slate that come to nothing in turn each waits longer and
+// longer before it is tried again.
+func TestHoldsThatComeToNothingWaitEachForItself(t *testing.T) {
+	s := &State{dec: newDecisions(), wall: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}
+	wish := func(verb catalog.Verb, plan string) *Wish {
+		return &Wish{Plan: plan, Proposal: Proposal{Decision: catalog.Decision{Verb: verb, Region: "eu", Slate: "orders"}}}
+	}
+	asked := map[string]int{}
+	for n := uint64(1); s.wall.Hour() < 13; s.wall = s.wall.Add(time.Second) {
+		for _, w := range []*Wish{wish(catalog.VerbHold, "h-trim"), wish(catalog.VerbHold, "h-case-1"), wish(catalog.VerbRelease, "h-case-2")} {
+			if s.triedLately(w) {
+				continue
+			}
+			asked[w.Plan]++
+			at := matter{"eu", "orders"}
+			s.dec.all[n] = &Decided{Number: n, Decision: w.Decision, Stage: StageRefused, Plan: w.Plan, Tries: s.tries(w), Ended: s.wall}
+			s.dec.about[at] = append(s.dec.about[at], n)
+			n++
+		}
+	}
+	for plan, times := range asked {
+		if times != 6 { // at once, and after 1, 2, 4, 8, 16 minutes
+			t.Errorf("%s was asked for %d times in an hour", plan, times)
+		}
+	}
+}
+
 // Of what nobody can see now nothing follows.
 func TestNothingIsHeldWhereNobodySees(t *testing.T) {
 	for name, blind := range map[string]func(*holdWorld){

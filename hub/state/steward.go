@@ -266,10 +266,26 @@ func (s *State) before(d *catalog.Decision) *Decided {
 	return nil
 }
 
+// triedLast is the last decision of a wish's verb about its matter; of holds, of
+// which a slate may have several, the last that is about the same; nil: none.
+func (s *State) triedLast(w *Wish) *Decided {
+	verb := w.Decision.Verb
+	if verb != catalog.VerbHold && verb != catalog.VerbRelease {
+		return s.before(&w.Decision)
+	}
+	of := s.dec.about[matter{w.Decision.Region, w.Decision.Slate}]
+	for i := len(of) - 1; i >= 0; i-- {
+		if o := s.dec.all[of[i]]; o.Decision.Verb == verb && o.Plan == w.Plan {
+			return o
+		}
+	}
+	return nil
+}
+
 // tries counts the decisions of the same plan that came to nothing one after
 // the other before a wish.
 func (s *State) tries(w *Wish) int {
-	if o := s.before(&w.Decision); o != nil && w.Plan != "" && o.Plan == w.Plan && o.Stage.Settled() && o.Stage != StageDone {
+	if o := s.triedLast(w); o != nil && w.Plan != "" && o.Plan == w.Plan && o.Stage.Settled() && o.Stage != StageDone {
 		return o.Tries + 1
 	}
 	return 0
@@ -283,7 +299,7 @@ func (s *State) triedLately(w *Wish) bool {
 		return false
 	}
 	wait := min(time.Hour, tryAgain<<min(n-1, 10))
-	return s.wall.Sub(s.before(&w.Decision).Ended) < wait
+	return s.wall.Sub(s.triedLast(w).Ended) < wait
 }
 
 const tryAgain = time.Minute
