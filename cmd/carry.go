@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/quarry-db/quarry/hub/api"
+	"github.com/quarry-db/quarry/hub/state"
 	"github.com/quarry-db/quarry/pkg/apiclient"
 	"github.com/quarry-db/quarry/pkg/catalog"
 )
@@ -54,7 +55,7 @@ func (a *app) newCarry(w carrying) *cobra.Command {
 		},
 	}
 	fl := c.Flags()
-	fl.Uint64Var(&f.upTo, "up-to", 0, "how far, inclusive; not given: as far as may be")
+	fl.Uint64Var(&f.upTo, "up-to", 0, "how far, inclusive; not given: as far as may be; a policy that trims by itself goes on as far at its next pass")
 	fl.StringVar(&f.region, "region", "", "where the name means several databases: the one in this region")
 	fl.StringVar(&f.plan, "plan", "", "the plan that was printed: another one that is found now is refused")
 	fl.BoolVar(&f.yes, "yes", false, "do it without asking")
@@ -87,15 +88,20 @@ func (a *app) carry(ctx context.Context, w carrying, slate string, ask apiclient
 	if waiting != nil {
 		return waiting
 	}
+	if planned.Would() == 0 && !f.yes {
+		why, held := idle(&planned)
+		if human && held == nil {
+			fmt.Fprintln(a.err, "There is nothing to do: "+why)
+		}
+		return held
+	}
 	if !f.yes && !asks {
-		if human && !f.dry && planned.Would() == 0 {
-			fmt.Fprintln(a.err, "There is nothing to do: it is published already.")
-		} else if human && !f.dry {
-			fmt.Fprintf(a.err, "Nothing was done. To do it: quarry %s %s --plan %s --yes\n", w.verb, slate, planned.Plan)
+		if human && !f.dry {
+			fmt.Fprintf(a.err, "Nothing was done. To do it: quarry %s %s%s --plan %s --yes\n", w.verb, shellWord(slate), f.again(ask.UpTo), planned.Plan)
 		}
 		return nil
 	}
-	if asks && planned.Would() > 0 {
+	if asks {
 		if err := a.confirm(false, fmt.Sprintf("%s %s as planned", w.verb, slate)); err != nil {
 			return err
 		}
@@ -112,10 +118,64 @@ func (a *app) carry(ctx context.Context, w carrying, slate string, ask apiclient
 	if err := a.printCarried(&done, human); err != nil {
 		return err
 	}
+	if len(done.Decisions) == 0 {
+		_, held := idle(&done)
+		return held
+	}
 	if late != nil || !f.wait {
 		return late
 	}
 	return endOf(done.Decisions)
+}
+
+// idle says why there is nothing to do, and gives the refusal when that is
+// because nothing may be done anywhere.
+func idle(p *api.Carried) (why string, held error) {
+	var published, byHold, none []string
+	for i := range p.Steps {
+		switch s := &p.Steps[i]; {
+		case s.Doing == "published":
+			published = append(published, s.Region)
+		case s.Doing == "none" && s.Why == state.CutByHold:
+			byHold = append(byHold, s.Region)
+		case s.Doing == "none":
+			none = append(none, fmt.Sprintf("in %s nothing is: %s", s.Region, s.Why))
+		}
+	}
+	rest := clean(strings.Join(none, "; "))
+	switch {
+	case len(published) > 0 && len(none) == 0:
+		return "it is published already", nil
+	case len(published) > 0:
+		return fmt.Sprintf("it is published already in %s; %s", strings.Join(published, ", "), rest), nil
+	case len(byHold) > 0:
+		return state.CutByHold, nil
+	case len(none) > 0:
+		return rest, withCode(exitRefused, fmt.Errorf("%s: nothing is published; %s", p.Slate, rest))
+	}
+	return "nothing is asked of any region", nil
+}
+
+// again are the flags that make the same request once more.
+func (f *carryFlags) again(upTo *uint64) (out string) {
+	if upTo != nil {
+		out += fmt.Sprintf(" --up-to %d", *upTo)
+	}
+	if f.region != "" {
+		out += " --region " + shellWord(f.region)
+	}
+	return out
+}
+
+// shellWord is s as a shell reads it as one word.
+func shellWord(s string) string {
+	plain := func(r rune) bool {
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./:@%+,", r)
+	}
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(clean(s), "'", `'\''`) + "'"
 }
 
 // terminal reports whether there is a person to ask.
@@ -130,12 +190,25 @@ func (a *app) printCarried(done *api.Carried, human bool) error {
 		return a.printObject(done, nil)
 	}
 	if len(done.Decisions) == 0 {
-		_, err := fmt.Fprintln(a.out, "nothing to decide: it is published already")
+		why, held := idle(done)
+		if held != nil {
+			return nil // which is said as an error
+		}
+		_, err := fmt.Fprintln(a.out, "nothing to decide: "+why)
+		return err
+	}
+	return a.printDecided(done.Decisions)
+}
+
+// printDecided shows decisions, a line for each.
+func (a *app) printDecided(of []catalog.DecisionRow) error {
+	if len(of) == 0 {
+		_, err := fmt.Fprintln(a.out, "nothing was decided")
 		return err
 	}
 	t := newTable(a.out, "DECISION", "VERB", "REGION", "POSITION", "STAGE", "WHY")
-	for i := range done.Decisions {
-		d := &done.Decisions[i]
+	for i := range of {
+		d := &of[i]
 		t.row(shortID(d.ID), string(d.Verb), d.Region, numOr(d.Position, "-"), string(d.Stage), heldUpBy(d))
 	}
 	return t.flush()

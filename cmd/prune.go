@@ -85,11 +85,7 @@ func (a *app) prune(ctx context.Context, slate string, f carryFlags) error {
 		return nil
 	case f.dry || !f.yes && (!human || !a.terminal()):
 		if human && !f.dry {
-			region := ""
-			if f.region != "" {
-				region = " --region " + f.region
-			}
-			fmt.Fprintf(a.err, "Nothing was done. To do it: quarry prune %s%s --plan %s --yes\n", slate, region, planned.Plan)
+			fmt.Fprintf(a.err, "Nothing was done. To do it: quarry prune %s%s --plan %s --yes\n", shellWord(slate), f.again(nil), planned.Plan)
 		}
 		return nil
 	case !f.yes:
@@ -109,7 +105,7 @@ func (a *app) prune(ctx context.Context, slate string, f carryFlags) error {
 	if !human {
 		err = a.printObject(&done, nil)
 	} else {
-		err = a.printCarried(&api.Carried{Decisions: done.Decisions}, human)
+		err = a.printDecided(done.Decisions)
 	}
 	if err != nil || late != nil || !f.wait {
 		return cmpErr(err, late)

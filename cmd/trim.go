@@ -19,8 +19,10 @@ region, who would meet a gap, and the plan's name. On a terminal it then asks; w
 not ask, and with neither, or with --dry-run, nothing is done.
 
 A policy with a trim section does the same by itself; this is for whoever does not want to wait,
-or wants less than all (--up-to). What is carried out is judged anew: with --plan it is refused
-when anything that matters has changed since that plan was printed.
+or wants less than all (--up-to). Under a policy that trims by itself less than all is good until
+its next pass, which goes on as far as may be: to keep more take quarry hold. What is carried out
+is judged anew: with --plan it is refused when anything that matters has changed since that plan
+was printed.
 
 When it may not be cut at all, or not so far, the exit code is 4 and the reasons are printed.
 With --wait the end is waited for: exit code 0 when every permit was seen in its bucket, 4 when

@@ -71,6 +71,10 @@ type CarryPlan struct {
 	sub    *Subject
 }
 
+// CutByHold is why no permit is written for a slate of which the move of the
+// policy's hold is the trim.
+const CutByHold = "nobody cuts it by a permit: the hold of its policy goes on by itself, and SlateDB's own collector takes what that lets go of; see quarry get pins"
+
 // CarryStep is what would be done in one region.
 type CarryStep struct {
 	Region    string  `json:"region"`
@@ -138,7 +142,7 @@ func planTrim(sub *Subject, v *view.View, upTo *uint64, permitFor time.Duration,
 		renewal, want := wanted(site, target, m)
 		switch {
 		case !cutByPermit(sub.Kind):
-			p.Steps = append(p.Steps, step(site, "none", "nobody cuts it by a permit: the hold of its policy goes on by itself, and SlateDB's own collector takes what that lets go of; see quarry get pins"))
+			p.Steps = append(p.Steps, step(site, "none", CutByHold))
 		case !ok:
 			p.Steps = append(p.Steps, step(site, "none", sub.whyNone(site, m)))
 		case !want:
