@@ -28,11 +28,14 @@ missing; none is dropped.`,
 			if err != nil {
 				return err
 			}
-			if _, err := cl.Accept(c.Context(), args[0], "", false); err != nil {
+			done, err := cl.Accept(c.Context(), args[0], "", false)
+			if err != nil {
 				return a.hubError(err)
 			}
-			_, err = fmt.Fprintf(a.out, "region %s accepted\n", args[0])
-			return err
+			return a.printObject(done, func() error {
+				_, err := fmt.Fprintf(a.out, "region %s accepted\n", args[0])
+				return err
+			})
 		},
 	}
 	accept.Flags().BoolVar(&yes, "yes", false, "do not ask")
@@ -62,11 +65,14 @@ slate come back, it is listed again. A placement that is not missing is refused 
 			if err != nil {
 				return err
 			}
-			if _, err := cl.Forget(c.Context(), args[0], region, "", false); err != nil {
+			done, err := cl.Forget(c.Context(), args[0], region, "", false)
+			if err != nil {
 				return a.hubError(err)
 			}
-			_, err = fmt.Fprintf(a.out, "forgotten: %s in %s\n", args[0], region)
-			return err
+			return a.printObject(done, func() error {
+				_, err := fmt.Fprintf(a.out, "forgotten: %s in %s\n", args[0], region)
+				return err
+			})
 		},
 	}
 	p.Flags().StringVar(&region, "region", "", "region of the placement")

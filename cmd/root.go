@@ -146,6 +146,8 @@ Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 refused by a rule or a prec
 130 interrupted.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		// How to say it is settled before anything is done.
+		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkOutput() },
 	}
 	pf := root.PersistentFlags()
 	pf.StringVar(&a.context, "context", "", "context of the configuration file to use")
