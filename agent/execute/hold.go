@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/quarry-db/quarry/pkg/opendata"
 	"github.com/quarry-db/quarry/pkg/reaction"
 	"github.com/quarry-db/quarry/pkg/slatedb"
+	"github.com/quarry-db/quarry/regions/plan"
 )
 
 func (e *Executor) admin(root string) *slatedb.Admin { return &slatedb.Admin{Store: e.b, Root: root} }
@@ -263,10 +265,16 @@ func (e *Executor) release(t *task) work {
 }
 
 // enoughWithout refuses to let go of a hold when fewer verified restore points
-// would be left than the decision says there must be (P4).
+// would be left than the decision says there must be (P4), or when the archived
+// position would fall below what the owner may have cut by now (P5).
 func (e *Executor) enoughWithout(ctx context.Context, t *task, id string) error {
 	must := t.d.Parameters.Restorable
-	if must == 0 {
+	permit, err := e.rulingPermit(ctx, t.d.Slate)
+	if err != nil {
+		return err
+	}
+	ruling := permit != nil && permit.Rules(t.d.Incarnation, time.Now())
+	if must == 0 && !ruling {
 		return nil
 	}
 	points, err := e.points(ctx, &t.sight)
@@ -274,13 +282,38 @@ func (e *Executor) enoughWithout(ctx context.Context, t *task, id string) error 
 		return err
 	}
 	left := uint64(0)
+	var with, without []uint64 // of the positions that the permit is of
 	for _, p := range points {
-		if p.id != id && p.state == catalog.RestoreVerified {
-			left++
+		if p.state != catalog.RestoreVerified {
+			continue
+		}
+		same := ruling && p.domain == permit.PositionDomain && p.lineage == permit.Lineage
+		if same {
+			with = append(with, p.position)
+		}
+		if p.id == id {
+			continue
+		}
+		left++
+		if same {
+			without = append(without, p.position)
 		}
 	}
 	if t.saw.Verified = &left; left < must {
 		return refused(catalog.CodeBelowMin, "%d verified restore points would be left, %d must be", left, must)
+	}
+	if !ruling {
+		return nil
+	}
+	k := max(must, 1)
+	is, some := plan.Archived(with, k)
+	at, enough := plan.Archived(without, k)
+	switch {
+	case !some: // it archives nothing as it is
+	case !enough:
+		return refused(catalog.CodeBelowPublished, "permit %d is up to %d, and nothing would be archived without it; make a restore point first", permit.Number, *permit.UpTo)
+	case at < is && at < *permit.UpTo:
+		return refused(catalog.CodeBelowPublished, "permit %d is up to %d, and without it only what is up to %d would be archived; make a restore point first", permit.Number, *permit.UpTo, at)
 	}
 	return nil
 }

@@ -136,3 +136,47 @@ func TestARestorePointThatIsThereIsNotMadeAgain(t *testing.T) {
 		t.Errorf("%v", now)
 	}
 }
+
+// A hold of a log by which its owner was permitted to cut stays until there is
+// another restore point that reaches as far; one below goes.
+func TestNoHoldGoesThatAPermitRestsOn(t *testing.T) {
+	b := memory(t)
+	log := ownLog(t, b, "logs/a")
+	log.segment(1, false)
+	w := newWorld(t, b)
+	p := w.start(b)
+	hold := func(purpose string, at uint64) string {
+		t.Helper()
+		o := p.do(t, w.decide(catalog.VerbHold, "logs/a", upTo(at), func(d *catalog.Decision) { d.Parameters.Purpose = purpose }))
+		if codes(o) != "done" || *o.Saw.Position != at {
+			t.Fatalf("%s %+v %v", codes(o), o.Saw, o.Reasons)
+		}
+		return o.Saw.Checkpoint
+	}
+	release := func(id string, must uint64) string {
+		t.Helper()
+		return codes(p.do(t, w.decide(catalog.VerbRelease, "logs/a", func(d *catalog.Decision) {
+			d.Parameters.Checkpoint, d.Parameters.Restorable = id, must
+		})))
+	}
+	low := hold(catalog.PurposeTrim, 9)
+	log.segment(2, false)
+	high := hold("case-1", 19)
+	w.permitted(b, "logs/a", 15)
+	for _, must := range []uint64{0, 1} {
+		if got := release(high, must); got != "refused below-published" {
+			t.Errorf("the permit rests on it, %d must be left: %s", must, got)
+		}
+	}
+	if got := release(low, 1); got != "done" {
+		t.Errorf("below what the permit rests on: %s", got)
+	}
+	if got := release(high, 0); got != "refused below-published" {
+		t.Errorf("the last one, though no policy says how many: %s", got)
+	}
+	log.segment(3, false)
+	hold(catalog.PurposeRestorePoint, 29)
+	if got := release(high, 1); got != "done" {
+		t.Errorf("beside a new one: %s", got)
+	}
+}
