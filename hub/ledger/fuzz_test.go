@@ -25,12 +25,17 @@ func aSavedView(f testing.TB) []byte {
 	b.SetRestorePoint(&catalog.RestorePoint{Slate: "dbs/a", Region: "eu", Root: "dbs/a", ID: "1", ObservedAt: now})
 	b.SetRegistration(&view.Registration{Region: "eu", Registration: catalog.Registration{Slate: "dbs/a", Root: "dbs/a", ID: "x", At: now, Labels: map[string]string{"team": "y"}}})
 	b.Hold(&view.Held{Region: "eu", Kind: catalog.FactRegistration, Key: "x", Counter: 3, Sum: catalog.Sum{Hi: 1, Lo: 2}})
+	b.SetPin(&catalog.Pin{Slate: "dbs/a", Region: "eu", Root: "dbs/a", ID: "1", Name: "quarry:case-1:x", ObservedAt: now})
 	packed, err := packView(1, b.Publish(now))
 	if err != nil {
 		f.Fatal(err)
 	}
-	if _, err := unpackView(packed); err != nil {
+	v, err := unpackView(packed)
+	if err != nil {
 		f.Fatal(err)
+	}
+	if len(v.Pins) != 1 || v.Pins[0].Name != "quarry:case-1:x" {
+		f.Fatalf("%+v", v.Pins)
 	}
 	return packed
 }

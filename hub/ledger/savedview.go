@@ -19,6 +19,7 @@ import (
 
 	"github.com/quarry-db/quarry/hub/state"
 	"github.com/quarry-db/quarry/hub/view"
+	"github.com/quarry-db/quarry/pkg/catalog"
 )
 
 // viewHeader is the first line of a saved view.
@@ -294,8 +295,10 @@ func readParts(v *state.SavedView, told []*partRow, body []byte) error {
 		}
 		found[p.Name], at[p.Name], body = p, body[:p.Bytes], body[p.Bytes:]
 	}
-	if found[permitsPart] == nil { // saved before there were any
-		known = slices.DeleteFunc(known, func(p part) bool { return p.name == permitsPart })
+	for _, young := range []string{permitsPart, pinsPart} {
+		if found[young] == nil { // saved before there were any
+			known = slices.DeleteFunc(known, func(p part) bool { return p.name == young })
+		}
 	}
 	for _, k := range known {
 		if p := found[k.name]; p == nil || p.Shape != k.shape {
@@ -326,7 +329,15 @@ func readParts(v *state.SavedView, told []*partRow, body []byte) error {
 			return nil
 		})
 	}
-	return reading.Wait()
+	if err := reading.Wait(); err != nil {
+		return err
+	}
+	if found[pinsPart] == nil {
+		// What agents told of them then is not here: it is not counted either, so
+		// that it is told again.
+		v.Held = slices.DeleteFunc(v.Held, func(h *view.Held) bool { return h.Kind == catalog.FactHold })
+	}
+	return nil
 }
 
 func take[T any](into *[]*T, b []byte) error {

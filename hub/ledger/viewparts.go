@@ -31,11 +31,16 @@ func parts(v *state.SavedView) []part {
 		partOf("leases", &v.Leases),
 		partOf("held", &v.Held),
 		partOf(permitsPart, &v.Permits),
+		partOf(pinsPart, &v.Pins),
 	}
 }
 
-// permitsPart is younger than the others.
-const permitsPart = "permits"
+// Parts that are younger than the others: a view may have been saved before
+// there were any.
+const (
+	permitsPart = "permits"
+	pinsPart    = "pins"
+)
 
 const (
 	fullBlock = 128 << 10

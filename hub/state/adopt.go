@@ -53,6 +53,7 @@ type statements struct {
 	points        []*catalog.RestorePoint
 	findings      []*catalog.Finding
 	registrations []*view.Registration
+	pins          []*catalog.Pin
 	held          map[string]bool // keys of findings that its agent holds
 	remind        []reminder      // filled in
 }
@@ -95,6 +96,11 @@ func (s *State) apart(v *SavedView) sorted {
 			of.registrations = append(of.registrations, row)
 		}
 	}
+	for _, row := range v.Pins {
+		if of := by.regions[row.Region]; of != nil {
+			of.pins = append(of.pins, row)
+		}
+	}
 	here := func(region string) bool { return by.regions[region] != nil }
 	by.beside.RestorePoints = slices.DeleteFunc(slices.Clone(v.RestorePoints), func(r *catalog.RestorePoint) bool { return !here(r.Region) })
 	by.beside.Findings = slices.DeleteFunc(slices.Clone(v.Findings), func(r *catalog.Finding) bool { return !here(r.Region) })
@@ -107,7 +113,7 @@ func (s *State) apart(v *SavedView) sorted {
 // [State.place] does one by one. It changes nothing but the region and what is
 // told of it, and only reads the rows.
 func (s *State) placeAll(r *region, of *statements) {
-	n := len(of.points) + len(of.findings) + len(of.registrations)
+	n := len(of.points) + len(of.findings) + len(of.registrations) + len(of.pins)
 	r.said, r.kept = make(map[factKey]*said, n), make(map[string]*kept, n)
 	var room []kept
 	keep := func(root string) *kept {
@@ -155,6 +161,9 @@ func (s *State) placeAll(r *region, of *statements) {
 			sd.unsaid = true // nor will it be taken back
 			s.leave(r, sd)
 		}
+	}
+	for _, row := range of.pins {
+		put(savedPin(row))
 	}
 	for _, row := range of.registrations {
 		sd := &said{key: factKey{catalog.FactRegistration, row.ID}, registration: &row.Registration, root: strings.Trim(row.Root, "/")}

@@ -394,15 +394,19 @@ func (s *State) settlePins(r *region, st *seat, own standing) {
 			p.ObservedAt = s.wall
 			s.forgetDocumented(old)
 		}
-		s.b.SetPin(&p)
-		if name := document(&p); name != "" {
-			s.documented[p.Slate]++
-			if s.placed[name] == nil {
-				s.placed[name] = map[string]*catalog.Pin{}
-			}
-			s.placed[name][view.PinKey(p.Region, p.Root, p.ID)] = &p
-			s.replaced = true
+		s.showPin(&p)
+	}
+}
+
+func (s *State) showPin(p *catalog.Pin) {
+	s.b.SetPin(p)
+	if name := document(p); name != "" {
+		s.documented[p.Slate]++
+		if s.placed[name] == nil {
+			s.placed[name] = map[string]*catalog.Pin{}
 		}
+		s.placed[name][view.PinKey(p.Region, p.Root, p.ID)] = p
+		s.replaced = true
 	}
 }
 

@@ -42,6 +42,7 @@ type SavedView struct {
 	Leases        []*view.Lease
 	Held          []*view.Held
 	Permits       []*view.Permit
+	Pins          []*catalog.Pin
 }
 
 // unsavedSeqs is more than a life publishes after its last save: at fifty a
@@ -137,6 +138,11 @@ func (s *State) load(v *SavedView) {
 			s.b.SetPermit(row)
 		}
 	}
+	for _, row := range v.Pins {
+		if s.regions[row.Region] != nil {
+			s.showPin(row)
+		}
+	}
 	if v.Tables != nil {
 		s.adopt(v)
 		return
@@ -167,6 +173,11 @@ func (s *State) load(v *SavedView) {
 	for _, row := range v.Registrations {
 		if r := s.regions[row.Region]; r != nil {
 			s.place(r, &said{key: factKey{catalog.FactRegistration, row.ID}, registration: &row.Registration})
+		}
+	}
+	for _, row := range v.Pins {
+		if r := s.regions[row.Region]; r != nil {
+			s.place(r, savedPin(row))
 		}
 	}
 	s.loadLeases(v)
@@ -200,6 +211,10 @@ func (s *State) savedPoint(row *catalog.RestorePoint) *said {
 
 func savedFinding(row *catalog.Finding) *said {
 	return &said{key: factKey{catalog.FactFinding, catalog.FindingKey(row.Code, row.Root, row.Object)}, root: row.Root, finding: row}
+}
+
+func savedPin(row *catalog.Pin) *said {
+	return &said{key: factKey{catalog.FactHold, catalog.PinKey(row.Root, row.ID)}, root: row.Root, pin: row}
 }
 
 // seatSaved gives a saved placement its seat.
@@ -335,5 +350,6 @@ func Beside(v *view.View) *SavedView {
 		Regions: slices.Collect(v.Regions()), Clusters: slices.Collect(v.Clusters()), RestorePoints: slices.Collect(v.RestorePoints()),
 		Owners: slices.Collect(v.Declared()), Findings: slices.Collect(v.Findings()),
 		Registrations: slices.Collect(v.Registrations()), Leases: slices.Collect(v.Leases()), Held: slices.Collect(v.Held()), Permits: slices.Collect(v.Permits()),
+		Pins: slices.Collect(v.Pins()),
 	}
 }
