@@ -74,10 +74,14 @@ func (s *State) freezeLost(ticked bool) {
 	}
 }
 
-// found ends a freeze for a loss, when the region has a verified restore point.
+// found ends a freeze for a loss, when the region has a verified restore point:
+// when it was told so, for what a hub remembers may be from before the loss.
 func (s *State) found(r *region, row *catalog.Placement) {
 	if row.VerifiedRestorePoints == 0 || row.Seen != catalog.SeenLive || len(s.rules.Freezes) == 0 && len(s.losing) == 0 {
 		return
+	}
+	if !r.snapped || !s.heardInTerm(r) {
+		return // [State.unfound] has it looked at again
 	}
 	delete(s.losing, lastLost{row.Slate, r.name})
 	scope := regions.FreezeSlate + row.Slate
