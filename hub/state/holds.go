@@ -169,6 +169,21 @@ func (h *holder) trim(site *Site) {
 		h.wish(site, catalog.VerbHold, ref, catalog.Parameters{Purpose: catalog.PurposeTrim}, nil)
 		return
 	}
+	if slices.ContainsFunc(holds, func(x Held) bool { return x.Position == nil && x.Since.IsZero() }) {
+		return // one was made, and was not looked at yet
+	}
+	i := slices.IndexFunc(holds, func(x Held) bool { return x.Position == nil })
+	if i == 0 && len(holds) == 1 && site.Head != nil {
+		// It was made of a log without an entry, and holds nothing of what came
+		// after. Of two that say nothing a third would not say more.
+		h.wish(site, catalog.VerbHold, ref, catalog.Parameters{Purpose: catalog.PurposeTrim}, nil)
+	}
+	if i > 0 && holds[i-1].Verified && h.s.Frozen == "" && h.s.Lost == "" && h.uncut(site) {
+		h.wish(site, catalog.VerbRelease, ref, catalog.Parameters{Checkpoint: holds[i].ID, Restorable: uint64(h.m.keep())}, nil)
+	}
+	if i >= 0 {
+		return
+	}
 	oldest, newest := holds[0], holds[len(holds)-1]
 	if h.v.Action != plan.Permit || h.v.UpTo == nil || oldest.Position == nil || *h.v.UpTo < *oldest.Position {
 		return
@@ -176,8 +191,7 @@ func (h *holder) trim(site *Site) {
 	if len(holds) > 1 {
 		// An agent was killed between the two, or the owner had cut between them:
 		// then both stay until what was cut is archived everywhere.
-		gap := h.s.Kind == catalog.KindLog && (site.TrimmedTo == nil || *site.TrimmedTo > *oldest.Position && *site.TrimmedTo > *h.v.UpTo)
-		if newest.Verified && newest.Position != nil && !gap {
+		if newest.Verified && (h.uncut(site) || site.TrimmedTo != nil && *site.TrimmedTo <= *oldest.Position) {
 			h.wish(site, catalog.VerbRelease, ref, catalog.Parameters{Checkpoint: oldest.ID, Restorable: uint64(h.m.keep())}, nil)
 		}
 		return
@@ -186,6 +200,19 @@ func (h *holder) trim(site *Site) {
 		return
 	}
 	h.wish(site, catalog.VerbHold, ref, catalog.Parameters{Purpose: catalog.PurposeTrim, Replaces: oldest.ID}, site.Head)
+}
+
+// uncut reports whether nothing was cut at a site that is not archived wherever
+// it has to be.
+func (h *holder) uncut(site *Site) bool {
+	switch {
+	case h.s.Kind != catalog.KindLog:
+		return true // nobody cuts it
+	case site.TrimmedTo == nil:
+		return site.Head != nil // it has entries, and they begin with the first
+	default:
+		return h.v.Action == plan.Permit && h.v.UpTo != nil && *site.TrimmedTo <= *h.v.UpTo
+	}
 }
 
 // documents keeps one hold at a site for each document that asks for it, and

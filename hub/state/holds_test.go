@@ -179,7 +179,11 @@ func TestOfTwoHoldsTheOlderGoesWhenNothingIsLost(t *testing.T) {
 	w.want("killed between the two", "release eu e1 leaving 1")
 
 	w.sub.Kind = catalog.KindLog
+	head := w.site("eu").Head
+	w.site("eu").Head = nil
 	w.want("how far the log was cut is not known", "")
+	w.site("eu").Head = head
+	w.want("it was never cut", "release eu e1 leaving 1")
 	cut := uint64(100)
 	w.site("eu").TrimmedTo = &cut
 	w.want("it was not cut between them", "release eu e1 leaving 1")
@@ -188,6 +192,46 @@ func TestOfTwoHoldsTheOlderGoesWhenNothingIsLost(t *testing.T) {
 	w.gone("us", "u1")
 	w.holds("us", "trim", "u1", 120)
 	w.want("us lacks what was cut", "")
+}
+
+// A hold of a log without an entry holds nothing of what is appended later: then
+// another is made, and the empty one goes when that was looked at.
+func TestAHoldOfAnEmptyLogIsFollowedByAnother(t *testing.T) {
+	w := newHoldWorld(t, catalog.KindLog)
+	w.sub.Sites, w.sub.Regions, w.sub.Placed = w.sub.Sites[:1], w.sub.Regions[:1], w.sub.Placed[:1]
+	w.apply(fmt.Sprintf(trimOrders, ""))
+	w.want("nothing is held", "hold eu trim")
+	empty := Held{ID: "e0", Name: catalog.NameHold("trim", "e0"), Purpose: "trim"}
+	site := w.site("eu")
+	site.Held = append(site.Held, empty)
+	w.head("eu", 9)
+	w.want("it was not looked at yet", "")
+	site.Held[0].Since, site.Held[0].Verified = w.now, true
+	w.want("it holds nothing", "hold eu trim")
+	site.Head = nil
+	w.want("the log is empty", "")
+	w.head("eu", 9)
+	w.gone("eu", "e0")
+	w.holds("eu", "trim", "e1", 9)
+	empty.Since = w.now
+	site.Held = append(site.Held, empty)
+	w.want("beside another", "release eu e0 leaving 1")
+	site.Held[0].Verified = false
+	w.want("the other was not looked at", "")
+	site.Held[0].Verified = true
+	cut := uint64(12)
+	site.TrimmedTo = &cut
+	w.want("more was cut than is archived", "")
+	cut = 9
+	w.want("what was cut is archived", "release eu e0 leaving 1")
+	rules := w.rules
+	w.rules, _ = w.rules.Frozen(regions.Freeze{Scope: regions.FreezeAll, By: "anna"})
+	w.want("frozen", "")
+	w.rules = rules
+	w.gone("eu", "e0")
+	w.want("one is enough", "")
+	empty.ID, site.Held = "e2", []Held{empty, empty}
+	w.want("two of which nothing is known", "")
 }
 
 // Documents that are enforced are held where they say; they are let go of by a
