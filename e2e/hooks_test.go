@@ -30,11 +30,11 @@ var gated = sync.OnceValues(func() (string, error) { return build("quarry-gated"
 // package time itself is built anew. Its monotonic clock is right, as it is on a
 // machine whose wall clock is set.
 var skewed = sync.OnceValues(func() (string, error) {
-	source := filepath.Join(runtime.GOROOT(), "src", "time", "time.go")
 	out, err := exec.Command("go", "env", "GOROOT").Output()
-	if err == nil {
-		source = filepath.Join(strings.TrimSpace(string(out)), "src", "time", "time.go")
+	if err != nil {
+		return "", fmt.Errorf("go env GOROOT: %w", err)
 	}
+	source := filepath.Join(strings.TrimSpace(string(out)), "src", "time", "time.go")
 	text, err := os.ReadFile(source)
 	if err != nil {
 		return "", err

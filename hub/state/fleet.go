@@ -1,7 +1,6 @@
 package state
 
 import (
-	"cmp"
 	"maps"
 	"reflect"
 	"slices"
@@ -344,9 +343,4 @@ func selectedIn(v *view.View, rules *regions.Rules, name string) (is bool) {
 		return !is
 	})
 	return is
-}
-
-// byName orders rows as eachUnder gives their slates.
-func (r *docketRow) byName(o *docketRow) int {
-	return cmp.Or(cmp.Compare(r.name, o.name), cmp.Compare(r.lineage, o.lineage), cmp.Compare(r.domain, o.domain))
 }

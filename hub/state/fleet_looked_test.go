@@ -55,7 +55,10 @@ func TestASlateIsLookedAtAgainWhenItsRulingMayBeAnother(t *testing.T) {
 	s.Step(state.Beat{Session: 1, BucketID: "B", ReadOK: true}, now)
 	s.Step(state.Snapshot{Session: 1, Upto: revOf(0), Empty: true}, now)
 	tell(placed("a", 100), placed("b", 100), point("a", 90))
-	if s.LookedAgain("a") || s.LookedAgain("a") {
+	for range 2 {
+		if !s.LookedAgain("a") {
+			continue
+		}
 		t.Error("without a policy nothing is known to be unchanged")
 	}
 	const policy = "apiVersion: quarry/v1\nkind: Policy\nmetadata: {name: p}\nselect: {kinds: [snapshots]}\n"
@@ -93,7 +96,10 @@ func TestASlateIsLookedAtAgainWhenItsRulingMayBeAnother(t *testing.T) {
 	now = now.Add(11 * time.Minute)
 	s.Step(state.Tick{}, now)
 	look("minutes pass", false, false)
-	if s.LookedAgain("nothere") || s.LookedAgain("nothere") {
+	for range 2 {
+		if !s.LookedAgain("nothere") {
+			continue
+		}
 		t.Error("what does not exist is not known to be unchanged")
 	}
 }

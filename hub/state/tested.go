@@ -167,7 +167,7 @@ func (t *tester) differs(a, b plan.Ruling) bool {
 // note counts a change.
 func (t *tester) note(a, b plan.Ruling, slate, lineage, domain string) {
 	count := func(n *uint64, kind int) int { *n++; return kind }
-	kind := 0
+	var kind int
 	switch {
 	case !a.Permit && b.Permit:
 		kind = count(&t.Opened, 0)
