@@ -88,7 +88,7 @@ func (l *decidedLife) live() {
 	l.permitted("a policy", all)
 	l.say("", "hold", "archive/0", "--name", "audit", "--scope", "trim")
 	l.withdrawn("a hold")
-	l.say("hold audit: ", "release", "audit", "--yes")
+	l.say(`there is no hold "audit"`, "release", "audit", "--yes")
 	l.permitted("the hold's end", all)
 	put(t, policy, archives("{require: {atLeast: 2}}"))
 	l.say("", "apply", "-f", policy)
