@@ -284,14 +284,31 @@ func (r *Rule) hear(a *asked, f *facts) opinion {
 	if !r.enough(got) {
 		return opinion{stance: few(a, got.fresh)}
 	}
-	return opinion{position: got.position, seen: got.seen}
+	if r.behind == nil {
+		return opinion{position: got.position}
+	}
+	return opinion{position: got.position, seen: r.heardOf(marks)}
 }
 
-// reach is what restore points come to. It is small enough to stay in registers.
+// heardOf is when the restore point was first heard of whose position is the
+// archived one, of restore points enough of which count.
+func (r *Rule) heardOf(marks []mark) int64 {
+	counted := 0
+	for i := range marks {
+		if m := &marks[i]; r.fresh(m.verified) && m.seen <= r.seenBy {
+			if counted++; counted == r.which {
+				return m.seen
+			}
+		}
+	}
+	return math.MinInt64
+}
+
+// reach is what restore points come to. It has no more fields than stay in
+// registers, four: with five, ruling takes a quarter longer.
 type reach struct {
 	counted, fresh int    // how many are verified and settled, up to those asked for; and verified at all
 	position, best uint64 // of the last and the first that counted: the archived position, when enough did
-	seen           int64  // when that was first heard of
 }
 
 // reach reads restore points, newest first, until enough of them count.
@@ -306,7 +323,7 @@ func (r *Rule) reach(marks []mark) reach {
 		if m.seen > r.seenBy {
 			continue // too young to rely on
 		}
-		got.position, got.seen = m.position, m.seen
+		got.position = m.position
 		if got.counted++; got.counted == 1 {
 			got.best = m.position
 		}
