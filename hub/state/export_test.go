@@ -91,3 +91,6 @@ func (s *State) ShareDocket() { s.shareDocket() }
 
 // HearAgain keeps anew what rules read of a slate, as when it has changed.
 func (s *State) HearAgain(slate string) { s.clerk.hear(&s.b.View, slate) }
+
+// SpoilDocket has nothing fit any more into what is kept.
+func SpoilDocket(s *State) { s.clerk.facts = plan.NewFleet() }

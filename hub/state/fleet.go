@@ -71,6 +71,7 @@ type clerk struct {
 	at      string // the walk over all slates has come to this name
 	begun   bool
 	changed bool    // since it was shared
+	broken  bool    // what is kept is not to be believed; until there are no policies
 	stamps  []stamp // by place of a first subject; see [looked]
 }
 
@@ -96,6 +97,11 @@ func (s *State) clerks() bool {
 		s.clerk = k
 		s.b.Stir()
 	}
+	if k.broken {
+		s.b.Rest()
+		s.b.SetKept(nil)
+		return false
+	}
 	if k.rules != s.rules {
 		if k.rules == nil || !sameSelections(k.rules, s.rules) {
 			k.whole, k.begun, k.at = false, false, ""
@@ -114,7 +120,7 @@ func sameSelections(a, b *regions.Rules) bool {
 // walkOn looks at some more slates that have to be kept or not.
 func (s *State) walkOn(atOnce int) {
 	k := s.clerk
-	if k == nil || k.whole {
+	if k == nil || k.whole || k.broken {
 		return
 	}
 	k.set(&s.b.View)
@@ -141,7 +147,7 @@ func (s *State) walkOn(atOnce int) {
 		k.hear(&s.b.View, n)
 		k.at, k.begun = n, true
 	}
-	k.whole, k.changed = !more, true
+	k.whole, k.changed = !more && !k.broken, true
 }
 
 // shareDocket brings what is kept up to date and puts it into the view that is
@@ -149,11 +155,11 @@ func (s *State) walkOn(atOnce int) {
 func (s *State) shareDocket() {
 	s.clerks()
 	k := s.clerk
-	if k == nil {
+	if k == nil || k.broken {
 		return
 	}
 	s.hearStirred()
-	if !k.changed {
+	if s.clerks(); k.broken || !k.changed {
 		return
 	}
 	out := k.docket
@@ -202,6 +208,9 @@ func (k *clerk) set(v *view.View) {
 // hear keeps what is known of a slate now, or nothing when no policy may be about
 // it.
 func (k *clerk) hear(v *view.View, name string) {
+	if k.broken {
+		return
+	}
 	var subjects []Subject
 	at := k.first[name]
 	if at != 0 || selectedIn(v, k.rules, name) {
@@ -224,8 +233,11 @@ func (k *clerk) hear(v *view.View, name string) {
 			k.linkTo(name, link, uint32(place+1))
 		}
 		if err := k.facts.Put(place, &s.Slate); err != nil {
-			// Its regions are those of the set, and the places are counted here.
-			panic("state: " + err.Error())
+			// Its regions are those of the set, and the places are counted here: should
+			// that be wrong all the same, nothing is kept, and all are ruled upon one by
+			// one.
+			k.broken, k.whole = true, false
+			return
 		}
 		row := k.mine(place)
 		class := k.class(s)

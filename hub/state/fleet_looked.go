@@ -34,10 +34,12 @@ const lookAgain = 10 * time.Minute
 func (s *State) looked() looked {
 	s.clerks()
 	k := s.clerk
-	if k == nil {
+	if k == nil || k.broken {
 		return looked{}
 	}
-	s.hearStirred()
+	if s.hearStirred(); k.broken {
+		return looked{}
+	}
 	return looked{k: k, j: newJudge(&k.docket, &s.b.View, s.rules, s.wall), now: s.mono, docs: documentsMark(s.rules)}
 }
 

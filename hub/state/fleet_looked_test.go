@@ -103,3 +103,29 @@ func TestASlateIsLookedAtAgainWhenItsRulingMayBeAnother(t *testing.T) {
 		t.Error("what does not exist is not known to be unchanged")
 	}
 }
+
+// What cannot be kept is ruled upon one by one: slower, and the same.
+func TestADocketThatCannotBeKeptIsDoneWithout(t *testing.T) {
+	f := newCrew(t, state.Config{}, 2, "ap", "eu")
+	f.apply(policyOf("{require: {all: true}}", ""))
+	f.pass(10 * time.Second)
+	f.is("archive/0", "ap=100 eu=100")
+	if _, whole := state.RulingsOf(f.s.View(), f.s.Rules(), f.now); !whole {
+		t.Fatal("it is not kept to begin with")
+	}
+	state.SpoilDocket(f.s)
+	f.snapshot("ap", "archive/0", 200)
+	f.snapshot("eu", "archive/0", 150)
+	f.pass(10 * time.Second)
+	f.is("archive/0", "ap=150 eu=150")
+	v := f.s.View()
+	if says, whole := state.RulingsOf(v, f.s.Rules(), f.now); whole || says != nil {
+		t.Errorf("what is kept is believed: %v", says)
+	}
+	if sum := state.SumTrims(v, f.now); sum.Slates != 2 || sum.Permitted != 2 {
+		t.Errorf("%+v", sum)
+	}
+	if tested := state.TestTrim(v, f.s.Rules(), f.now); tested.Slates != 2 || tested.Unchanged != 2 {
+		t.Errorf("%+v", tested)
+	}
+}
