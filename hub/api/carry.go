@@ -76,8 +76,8 @@ func (c *call) carry(verb catalog.Verb) error {
 		}
 		out := Carried{Done: !c.dry(), By: by, Decisions: []catalog.DecisionRow{}}
 		planned, err := state.PlanFor(v, verb, c.name, req.Region, req.UpTo, c.o.Now())
-		if err == nil && req.Plan != "" && req.Plan != planned.Plan {
-			err = fmt.Errorf("%w: plan %s is not what is found now, which is %s; look at it again", state.ErrPlanExpired, req.Plan, planned.Plan)
+		if err == nil {
+			err = stillPlanned(req.Plan, planned.Plan)
 		}
 		if err != nil {
 			return nil, c.refusal(err)
@@ -90,16 +90,35 @@ func (c *call) carry(verb catalog.Verb) error {
 		if err := c.src.Do(c.r.Context(), state.Carry{Verb: verb, Slate: c.name, Region: req.Region, UpTo: req.UpTo, Plan: req.Plan, By: by, Why: req.Why, Decided: &made}); err != nil {
 			return nil, c.refusal(err)
 		}
-		if v, err = c.current(); err != nil {
+		if out.Decisions, err = c.shown(made); err != nil {
 			return nil, err
-		}
-		for i := range made {
-			if d := v.Decision(made[i].Decision.ID); d != nil {
-				out.Decisions = append(out.Decisions, *d)
-			}
 		}
 		return carriedType.AppendJSON(nil, &out, nil), nil
 	})
+}
+
+// stillPlanned refuses a plan that a person has looked at when another one is
+// found now; "": any will do.
+func stillPlanned(seen, found string) error {
+	if seen == "" || seen == found {
+		return nil
+	}
+	return fmt.Errorf("%w: plan %s is not what is found now, which is %s; look at it again", state.ErrPlanExpired, seen, found)
+}
+
+// shown are decisions as the view has them now.
+func (c *call) shown(made []state.Decided) ([]catalog.DecisionRow, error) {
+	v, err := c.current()
+	if err != nil {
+		return nil, err
+	}
+	out := []catalog.DecisionRow{}
+	for i := range made {
+		if d := v.Decision(made[i].Decision.ID); d != nil {
+			out = append(out, *d)
+		}
+	}
+	return out, nil
 }
 
 // refusedByRules is the problem of a person's word that the rules refuse.

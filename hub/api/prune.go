@@ -1,8 +1,6 @@
 package api
 
 import (
-	"fmt"
-
 	"github.com/quarry-db/quarry/hub/query"
 	"github.com/quarry-db/quarry/hub/state"
 	"github.com/quarry-db/quarry/pkg/catalog"
@@ -50,8 +48,8 @@ func (c *call) prune() error {
 			return nil, err
 		}
 		planned, err := state.PlanPrune(v, c.name, req.Region, c.o.Now())
-		if err == nil && req.Plan != "" && req.Plan != planned.Plan {
-			err = fmt.Errorf("%w: plan %s is not what is found now, which is %s; look at it again", state.ErrPlanExpired, req.Plan, planned.Plan)
+		if err == nil {
+			err = stillPlanned(req.Plan, planned.Plan)
 		}
 		if err != nil {
 			return nil, c.refusal(err)
@@ -64,13 +62,8 @@ func (c *call) prune() error {
 		if err := c.src.Do(c.r.Context(), state.Carry{Verb: catalog.VerbPrune, Slate: c.name, Region: req.Region, Plan: req.Plan, By: by, Why: req.Why, Decided: &made}); err != nil {
 			return nil, c.refusal(err)
 		}
-		if v, err = c.current(); err != nil {
+		if out.Decisions, err = c.shown(made); err != nil {
 			return nil, err
-		}
-		for i := range made {
-			if d := v.Decision(made[i].Decision.ID); d != nil {
-				out.Decisions = append(out.Decisions, *d)
-			}
 		}
 		return prunedType.AppendJSON(nil, &out, nil), nil
 	})
