@@ -38,13 +38,7 @@ func (a *app) newCarry(w carrying) *cobra.Command {
 		Use: w.verb + " NAME", Short: w.short, Long: w.long, Example: w.example, Args: cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeOne("slates"),
 		RunE: func(c *cobra.Command, args []string) error {
-			switch {
-			case f.dry && (f.yes || f.wait):
-				return usagef("--dry-run does nothing: leave out --yes and --wait")
-			case f.timeout <= 0:
-				return usagef("--timeout %s: how long --wait waits, such as 5m", f.timeout)
-			}
-			if err := a.checkOutput(); err != nil {
+			if err := f.check(a); err != nil {
 				return err
 			}
 			ask := apiclient.Carry{Region: f.region, Plan: f.plan, Why: f.why}
@@ -54,17 +48,33 @@ func (a *app) newCarry(w carrying) *cobra.Command {
 			return a.carry(c.Context(), w, args[0], ask, f)
 		},
 	}
+	c.Flags().Uint64Var(&f.upTo, "up-to", 0, "how far, inclusive; not given: as far as may be; a policy that trims by itself goes on as far at its next pass")
+	f.register(a, c, "where the name means several databases: the one in this region", "the effect was seen", 5*time.Minute)
+	return c
+}
+
+// register has a command that carries something out take the flags of them all.
+func (f *carryFlags) register(a *app, c *cobra.Command, region, seen string, timeout time.Duration) {
 	fl := c.Flags()
-	fl.Uint64Var(&f.upTo, "up-to", 0, "how far, inclusive; not given: as far as may be; a policy that trims by itself goes on as far at its next pass")
-	fl.StringVar(&f.region, "region", "", "where the name means several databases: the one in this region")
+	fl.StringVar(&f.region, "region", "", region)
 	fl.StringVar(&f.plan, "plan", "", "the plan that was printed: another one that is found now is refused")
 	fl.BoolVar(&f.yes, "yes", false, "do it without asking")
 	fl.BoolVar(&f.dry, "dry-run", false, "print the plan and do nothing")
-	fl.BoolVar(&f.wait, "wait", false, "wait until the agents have said what became of it and the effect was seen")
-	fl.DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long --wait waits (exit code 8)")
+	fl.BoolVar(&f.wait, "wait", false, "wait until the agents have said what became of it and "+seen)
+	fl.DurationVar(&f.timeout, "timeout", timeout, "how long --wait waits (exit code 8)")
 	whyFlag(c, &f.why)
 	_ = c.RegisterFlagCompletionFunc("region", a.completeOne("regions"))
-	return c
+}
+
+// check refuses flags that contradict each other, before anything is asked.
+func (f *carryFlags) check(a *app) error {
+	switch {
+	case f.dry && (f.yes || f.wait):
+		return usagef("--dry-run does nothing: leave out --yes and --wait")
+	case f.timeout <= 0:
+		return usagef("--timeout %s: how long --wait waits, such as 5m", f.timeout)
+	}
+	return a.checkOutput()
 }
 
 // carry shows the plan, and has it carried out when a person says so.

@@ -33,27 +33,13 @@ effect, 7 when some did and some did not, 8 when --timeout ended.`,
   quarry prune archive/0 --region eu --yes --wait`,
 		ValidArgsFunction: a.completeOne("slates"),
 		RunE: func(c *cobra.Command, args []string) error {
-			switch {
-			case f.dry && (f.yes || f.wait):
-				return usagef("--dry-run does nothing: leave out --yes and --wait")
-			case f.timeout <= 0:
-				return usagef("--timeout %s: how long --wait waits, such as 10m", f.timeout)
-			}
-			if err := a.checkOutput(); err != nil {
+			if err := f.check(a); err != nil {
 				return err
 			}
 			return a.prune(c.Context(), args[0], f)
 		},
 	}
-	fl := c.Flags()
-	fl.StringVar(&f.region, "region", "", "only in this region")
-	fl.StringVar(&f.plan, "plan", "", "the plan that was printed: another one that is found now is refused")
-	fl.BoolVar(&f.yes, "yes", false, "do it without asking")
-	fl.BoolVar(&f.dry, "dry-run", false, "print the plan and do nothing")
-	fl.BoolVar(&f.wait, "wait", false, "wait until the agents have said what became of it and it was seen to be gone")
-	fl.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long --wait waits (exit code 8)")
-	whyFlag(c, &f.why)
-	_ = c.RegisterFlagCompletionFunc("region", a.completeOne("regions"))
+	f.register(a, c, "only in this region", "it was seen to be gone", 10*time.Minute)
 	return c
 }
 
